@@ -1,0 +1,48 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.complete
+# No telemetry from the tools underneath.
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+.PHONY: setup demo test check lint types rooms gpu bench clean
+
+$(SETUP): pyproject.toml constraints.txt
+	@echo "skelstream: setting up $(VENV) (one to three minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@# torch by exact version in the same command: a range takes the newest CUDA build even where a CPU build is offered.
+	@# -qq leaves errors, and drops pip's remarks about the registries it looked at.
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
+	@touch $@
+
+setup: $(SETUP)
+
+demo: $(SETUP)
+	@$(BIN)/skelstream demo --out demo
+
+test: $(SETUP)
+	@$(BIN)/python -m pytest
+
+lint: $(SETUP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(SETUP)
+	@$(BIN)/mypy
+
+rooms: $(SETUP)
+	@$(BIN)/lint-imports
+
+check: lint types rooms test
+
+# Needs a CUDA device and whatever python has the packages; touches no network.
+gpu:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -m gpu tests/gpu
+
+bench: $(SETUP)
+	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
