@@ -1,0 +1,1 @@
+"""What a skeleton sample is, and how it rests on disk."""

@@ -1,0 +1,37 @@
+"""The errors a user can cause. Each message says what was found, what was expected, and where."""
+
+
+class SkelstreamError(ValueError):
+    """Root of every error caused by input, configuration or files; programming errors stay assertions."""
+
+
+class RawInputError(SkelstreamError):
+    """A raw file or archive is not what its format demands.
+
+    Takes one finished message, so that it survives the pickling between Dask processes.
+    """
+
+
+class StoreError(SkelstreamError):
+    """A store, shard, index or manifest is missing, incomplete or altered."""
+
+
+class ConfigError(SkelstreamError):
+    """An option is unknown or has a value that cannot work."""
+
+
+class CheckpointError(SkelstreamError):
+    """A checkpoint does not fit the data, the model or the format."""
+
+
+def raw_error(file: str, where: str, found: str, expected: str) -> RawInputError:
+    """Build the one form of raw-input message.
+
+    Args:
+        file: name of the file, with the archive it lies in.
+        where: line, frame or row, counted from 1 ("line 12"); empty for the whole file.
+        found: what is there.
+        expected: what the format demands.
+    """
+    place = f"{file}: {where}" if where else file
+    return RawInputError(f"{place}: found {found}, expected {expected}")

@@ -1,0 +1,250 @@
+"""Identity and completeness of a store folder: names, hashes, and the manifest that is written last.
+
+A folder without `manifest.json` is unfinished; with it, everything the manifest lists is there.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from shards.catalog import dataset as dataset_of
+from shards.errors import StoreError
+from shards.schema import FORMAT_VERSION
+
+MANIFEST = "manifest.json"
+STORE = "store.zarr"
+SHARDS = "shards"
+
+
+def _inside(path: str) -> str:
+    """Refuse a path that is not plain, relative and inside the folder."""
+    parts = PurePosixPath(path).parts
+    if (
+        not parts
+        or "\\" in path
+        or "\0" in path
+        or path.startswith("/")
+        or ".." in parts
+        or str(PurePosixPath(path)) != path
+    ):
+        raise ValueError(f"{path!r} is not a plain relative path inside the folder")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    """A file of the folder; `path` is relative to it, with forward slashes."""
+
+    path: InnerPath
+    bytes: Count
+    sha256: Sha256
+
+
+class ShardEntry(_Frozen):
+    """A tar shard and its index."""
+
+    cell: str
+    path: InnerPath
+    index: InnerPath
+    samples: Count
+    frames: Count
+
+
+class CellEntry(_Frozen):
+    """A cell: its side ("train" or "test") in each "dataset/protocol", and what it holds."""
+
+    memberships: dict[str, str]
+    samples: Count
+    frames: Count
+
+
+class Outcome(_Frozen):
+    """A sample that was dropped or repaired, and why."""
+
+    key: str
+    reason: str
+
+
+class Manifest(_Frozen):
+    """What a finished folder is and holds.
+
+    Attributes:
+        inventory: SHA-256 of the inventory of the raw files.
+        counts: see `counts`.
+        dtype: of the frames in the shards; the store's are always float32.
+        cells: by name.
+        shards: in the order of their paths.
+        files: every file of the folder but the manifest, in the order of their paths.
+        dropped, repaired: samples left out or mended, in the order of their keys.
+    """
+
+    format_version: int
+    source: str
+    recipe: str
+    recipe_steps: list[dict[str, Any]]
+    inventory: Sha256
+    fingerprint: str
+    counts: dict[str, Count]
+    dtype: Literal["float32", "float16"]
+    cells: dict[str, CellEntry]
+    shards: list[ShardEntry]
+    files: list[FileEntry]
+    dropped: list[Outcome]
+    repaired: list[Outcome]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file's or a folder's content to the disk: a rename may otherwise outlive what it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file as 64 hex digits, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_entry(folder: Path, path: Path) -> FileEntry:
+    """Describe the file at `path`, which lies in `folder`."""
+    return FileEntry(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def counts(*, sequences: int, samples: int, frames: int, dropped: int, repaired: int) -> dict[str, int]:
+    """The `counts` of a manifest.
+
+    Args:
+        sequences: rows of the store (for an untrimmed source, videos).
+        samples: samples in the shards (for an untrimmed source, its actions).
+        frames: frames of the store.
+        dropped: entries of `Manifest.dropped`.
+        repaired: entries of `Manifest.repaired`.
+    """
+    return {"sequences": sequences, "samples": samples, "frames": frames, "dropped": dropped, "repaired": repaired}
+
+
+def fingerprint(source: str, inventory: str, recipe_steps: Sequence[dict[str, Any]], dtype: str) -> str:
+    """Name of a result by all that determines it: 12 hex digits.
+
+    Args:
+        source: name of the source.
+        inventory: SHA-256 of the inventory of its raw files.
+        recipe_steps: steps of the recipe with their parameters.
+        dtype: of the shards' frames.
+    """
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "source": source,
+        "inventory": inventory,
+        "recipe_steps": list(recipe_steps),
+        "dtype": dtype,
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:12]
+
+
+def folder_name(source: str, recipe: str, fingerprint: str) -> str:
+    """Name of a store's folder."""
+    return f"{source}-{recipe}-{fingerprint}"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`; call it last, because its presence declares the folder finished."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+    write_atomic(folder / MANIFEST, (text + "\n").encode("ascii"))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a finished folder.
+
+    Raises:
+        StoreError: absent, garbled, or of another format version.
+    """
+    path = folder / MANIFEST
+    try:
+        fields = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"{folder}: found no {MANIFEST}, expected a finished store (run preprocess again)") from None
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path}: found no readable JSON ({error}), expected a manifest") from None
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if version != FORMAT_VERSION:
+        raise StoreError(f"{path}: found format version {version!r}, expected {FORMAT_VERSION}")
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(
+            f"{path}: found a bad field {where or 'at the top'} ({first['msg']}), expected a manifest"
+        ) from None
+
+
+def find_store(data: Path, dataset: str, recipe: str | None = None) -> Path:
+    """Find the one finished store that serves a data set.
+
+    Args:
+        data: a store's folder, or the folder that holds several.
+        dataset: name of the data set.
+        recipe: only stores of this recipe; None takes any.
+
+    Raises:
+        ConfigError: unknown data set.
+        StoreError: none fits (says what is there), or several do (names them).
+    """
+    source = dataset_of(dataset).source
+    if (data / MANIFEST).exists():
+        candidates = [data]
+    elif data.is_dir():
+        candidates = sorted(child for child in data.iterdir() if child.is_dir())
+    else:
+        raise StoreError(f"{data}: found no such folder, expected one that holds a store of {source}")
+    finished = {folder: read_manifest(folder) for folder in candidates if (folder / MANIFEST).exists()}
+    fitting = [f for f, m in finished.items() if m.source == source and recipe in (None, m.recipe)]
+    if len(fitting) == 1:
+        return fitting[0]
+    wanted = f"a finished store of source {source}" + (f" by recipe {recipe}" if recipe else "")
+    if fitting:
+        names = ", ".join(folder.name for folder in fitting)
+        raise StoreError(
+            f"{data}: found {len(fitting)} stores ({names}), expected one: point at the folder of the one you mean"
+        )
+    there = ", ".join(f.name + ("" if f in finished else " (unfinished)") for f in candidates) or "nothing"
+    raise StoreError(f"{data}: found {there}, expected {wanted} for data set {dataset}")

@@ -1,0 +1,155 @@
+"""The manifest: identity, atomic files, and which store serves a data set."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.errors import ConfigError, StoreError
+from shards.manifest import (
+    atomic_path,
+    find_store,
+    fingerprint,
+    folder_name,
+    read_manifest,
+    sha256_file,
+    write_atomic,
+    write_manifest,
+)
+
+Make = Callable[..., Path]
+
+
+def test_a_manifest_is_read_back_as_it_was_written(make_folder: Make) -> None:
+    folder = make_folder()
+    before = (folder / "manifest.json").read_bytes()
+    manifest = read_manifest(folder)
+    write_manifest(folder, manifest)
+    assert read_manifest(folder) == manifest
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_the_fingerprint_hangs_on_each_thing_that_determines_the_bytes() -> None:
+    base: dict[str, Any] = {
+        "source": "ntu",
+        "inventory": "a",
+        "recipe_steps": [{"name": "x", "by": 1}],
+        "dtype": "float32",
+    }
+    others: list[dict[str, Any]] = [
+        {"source": "nwucla"},
+        {"inventory": "b"},
+        {"recipe_steps": [{"name": "x", "by": 2}]},
+        {"dtype": "float16"},
+    ]
+    names = {fingerprint(**base), *(fingerprint(**(base | other)) for other in others)}
+    assert len(names) == 5
+    assert fingerprint(**(base | {"recipe_steps": [{"by": 1, "name": "x"}]})) == fingerprint(**base)
+    canonical = (
+        b'{"dtype":"float32","format_version":1,"inventory":"a","recipe_steps":[{"by":1,"name":"x"}],"source":"ntu"}'
+    )
+    assert fingerprint(**base) == hashlib.sha256(canonical).hexdigest()[:12]
+
+
+def test_the_format_version_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint("ntu", "a", [], "float32")
+    monkeypatch.setattr("shards.manifest.FORMAT_VERSION", 2)
+    assert fingerprint("ntu", "a", [], "float32") != before
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "there.txt"
+    write_atomic(path, b"old")
+
+    def fail() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_until_it_is_whole_a_file_has_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"x")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_bytes() == b"x"
+    assert sha256_file(path) == hashlib.sha256(b"x").hexdigest()
+
+
+def test_a_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"found no manifest\.json, expected a finished store"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "found format version 2, expected 1"),
+        ({"inventory": "xyz"}, "bad field inventory"),
+        ({"extra": 1}, "bad field extra"),
+        ({"dtype": "float64"}, "bad field dtype"),
+        ({"counts": {"samples": -1}}, "bad field counts.samples"),
+        ({"files": [{"path": "../../etc/passwd", "bytes": 1, "sha256": "0" * 64}]}, "bad field files.0.path"),
+        ({"files": [{"path": "/etc/passwd", "bytes": 1, "sha256": "0" * 64}]}, "bad field files.0.path"),
+        ({"files": [{"path": "a//b", "bytes": 1, "sha256": "0" * 64}]}, "bad field files.0.path"),
+    ],
+)
+def test_a_manifest_with_a_bad_field_is_refused_and_the_field_named(
+    make_folder: Make, change: dict[str, Any], message: str
+) -> None:
+    path = make_folder() / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StoreError, match=message) as error:
+        read_manifest(path.parent)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"format_version"'])
+def test_a_garbled_manifest_is_refused(make_folder: Make, text: str) -> None:
+    folder = make_folder()
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(StoreError, match=r"manifest\.json"):
+        read_manifest(folder)
+
+
+def test_a_store_is_found_by_its_data_set_in_the_root_or_by_itself(make_folder: Make, tmp_path: Path) -> None:
+    ntu, pku = make_folder(source="ntu"), make_folder(source="pkummd1")
+    assert find_store(tmp_path, "ntu60") == find_store(tmp_path, "ntu120") == find_store(ntu, "ntu60") == ntu
+    assert find_store(tmp_path, "pkummd1", recipe="raw") == pku
+
+
+def test_a_recipe_tells_two_stores_of_one_source_apart(make_folder: Make, tmp_path: Path) -> None:
+    raw, other = make_folder(recipe="raw"), make_folder(recipe="pcm3")
+    with pytest.raises(StoreError) as error:
+        find_store(tmp_path, "ntu60")
+    assert raw.name in str(error.value)
+    assert other.name in str(error.value)
+    assert find_store(tmp_path, "ntu60", recipe="pcm3") == other
+
+
+def test_when_no_store_serves_the_error_says_what_is_there(make_folder: Make, tmp_path: Path) -> None:
+    ntu = make_folder()
+    (tmp_path / "nwucla-raw-000000000000").mkdir()
+    with pytest.raises(StoreError, match=rf"found {ntu.name}, nwucla-raw-0+ \(unfinished\), expected .*source nwucla"):
+        find_store(tmp_path, "nwucla")
+    with pytest.raises(StoreError, match="expected a finished store of source nwucla"):
+        find_store(ntu, "nwucla")
+    with pytest.raises(StoreError, match="by recipe pcm3"):
+        find_store(tmp_path, "ntu60", recipe="pcm3")
+    with pytest.raises(StoreError, match="found no such folder"):
+        find_store(tmp_path / "absent", "ntu60")
+    with pytest.raises(ConfigError, match="unknown data set"):
+        find_store(tmp_path, "ntu")
+
+
+def test_a_folder_is_named_by_source_recipe_and_fingerprint() -> None:
+    assert folder_name("ntu", "pcm3", "0123456789ab") == "ntu-pcm3-0123456789ab"
