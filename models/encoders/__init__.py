@@ -1,0 +1,1 @@
+"""Networks from a view (N, T, V*C*M) to features of every frame (N, T, F)."""

@@ -1,0 +1,1 @@
+"""Self-supervised objectives, one file each: views in, named weighted loss terms out."""

@@ -1,0 +1,1 @@
+"""The loop that fits an objective: schedule, checkpoints and logs."""

@@ -1,0 +1,418 @@
+"""The objective against a slow reference in float64, its options and its errors."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from models.encoders.gru import EncoderConfig
+from models.objectives.pcm3pp import (
+    PCM3PP,
+    PCM3PPConfig,
+    StepOutput,
+    from_reference_name,
+    from_reference_state,
+)
+from shards.batch import Views
+from shards.errors import CheckpointError, ConfigError
+
+N, T, D, H = 4, 6, 6, 8
+TINY = PCM3PPConfig(
+    encoder=EncoderConfig(hidden=H, layers=2, input_size=D), feature_dim=5, queue_size=7, prompt_width=3
+)
+CONFIGS = {
+    "default": {},
+    "released joint variant": {
+        "encoder": TINY.encoder.model_copy(update={"prompt_place": "before_norm"}),
+        "pairs": ("base", "mix", "masked", "predicted"),
+    },
+    "released bone and motion variant": {"prompts": False, "guidance": False, "distillation_weight": 0.0},
+    "clip with the masked prompt": {"clip_prompt": "masked"},
+    "post-distillation": {"contrast_weight": 0.0},
+    "no masked prediction": {"pairs": ("base", "mix", "clip"), "prediction_weight": 0.0},
+    "prediction without its pairs": {"pairs": ("base",), "distillation_weight": 0.5},
+    "predicted pair alone": {"pairs": ("predicted",), "prediction_weight": 0.0, "temperature": 0.2},
+}
+
+
+def _config(name: str) -> PCM3PPConfig:
+    return PCM3PPConfig(**(TINY.model_dump() | CONFIGS[name]))
+
+
+def _model(config: PCM3PPConfig = TINY, seed: int = 0) -> PCM3PP:
+    return PCM3PP(config, seed).double()
+
+
+def _views(n: int = N, seed: int = 0) -> Views:
+    generator = torch.Generator().manual_seed(seed)
+    names = ("base", "key", "target", "mix", "clip")
+    views = {name: torch.randn(n, T, D, dtype=torch.float64, generator=generator) for name in names}
+    visible = torch.rand(1, T, D, generator=generator) > 0.5
+    views["masked"] = views["target"] * visible
+    partner, weight = (torch.arange(n) + 1) % n, torch.rand(n, generator=generator)
+    return Views(views, torch.arange(n), torch.arange(n), {"masked": visible}, partner, weight)
+
+
+def _loss(output: StepOutput) -> Tensor:
+    return torch.stack(list(output.terms.values())).sum()
+
+
+class Slow:
+    """The published step, read off the text: one frame, one sample, one pair after another."""
+
+    def __init__(self, model: PCM3PP) -> None:
+        self.c = model.config
+        self.p = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        for name, parameter in model.named_parameters():
+            self.p[name].requires_grad_(parameter.requires_grad)
+
+    def batch_norm(self, x_NTD: Tensor, name: str) -> Tensor:
+        mean, var = x_NTD.mean((0, 1)), x_NTD.var((0, 1), correction=0)
+        count = x_NTD.shape[0] * x_NTD.shape[1]
+        for statistic, value in (("mean", mean), ("var", var * count / (count - 1))):
+            entry = f"{name}.running_{statistic}"
+            self.p[entry] = 0.9 * self.p[entry] + 0.1 * value.detach()
+        self.p[f"{name}.num_batches_tracked"] = self.p[f"{name}.num_batches_tracked"] + 1
+        return (x_NTD - mean) / (var + 1e-5).sqrt() * self.p[f"{name}.weight"] + self.p[f"{name}.bias"]
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return x @ self.p[f"{name}.weight"].T + self.p[f"{name}.bias"]
+
+    def gru(self, x_NTD: Tensor, name: str, layer: int = 0) -> Tensor:
+        w_ih, w_hh, b_ih, b_hh = (
+            self.p[f"{name}.{kind}_l{layer}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        hidden, outputs = torch.zeros(len(x_NTD), w_hh.shape[1], dtype=torch.float64), []
+        for x in x_NTD.unbind(1):
+            i_reset, i_update, i_new = (x @ w_ih.T + b_ih).chunk(3, 1)
+            h_reset, h_update, h_new = (hidden @ w_hh.T + b_hh).chunk(3, 1)
+            reset, update = torch.sigmoid(i_reset + h_reset), torch.sigmoid(i_update + h_update)
+            hidden = (1 - update) * torch.tanh(i_new + reset * h_new) + update * hidden
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)
+
+    def encode(self, view: Tensor, prompt: str, encoder: str = "encoder") -> Tensor:
+        added = self.p[f"prompts.{prompt}"] if self.c.prompts else 0.0
+        if self.c.encoder.prompt_place == "before_norm":
+            x = self.batch_norm(view + added, f"{encoder}.input_norm")
+        else:
+            x = self.batch_norm(view, f"{encoder}.input_norm") + added
+        for layer in range(self.c.encoder.layers):
+            halves = (self.gru(x, f"{encoder}.layers.{layer}.{half}") for half in ("first", "second"))
+            x = torch.cat(tuple(halves), 2)
+        return x
+
+    def prompted(self, features: Tensor, task: str, start: int) -> Tensor:
+        if not self.c.prompts:
+            return features
+        prompt, columns = self.p[f"prompts.{task}"], list(features.unbind(-1))
+        for i in range(3):
+            columns[start + i] = columns[start + i] + prompt[i]
+            columns[H + start + i] = columns[H + start + i] + prompt[3 + i]
+        return torch.stack(columns, -1)
+
+    def project(self, last: Tensor, projector: str = "projector") -> Tensor:
+        y = self.linear(self.linear(last, f"{projector}.layers.0").clamp(min=0), f"{projector}.layers.2")
+        return y / (y * y).sum(1, keepdim=True).sqrt()
+
+    def decode(self, features: Tensor) -> Tensor:
+        y = self.batch_norm(self.linear(features, "decoder.reduce.0"), "decoder.reduce.1").clamp(min=0)
+        y = self.linear(y, "decoder.reduce.3")
+        return self.linear(self.gru(self.gru(y, "decoder.gru", 0), "decoder.gru", 1), "decoder.coordinates")
+
+    def step(self, views: Views, starts: dict[str, int]) -> dict[str, Tensor]:
+        c, queries, error = self.c, {}, None
+        if "base" in c.pairs:
+            queries["base"] = self.encode(views.views["base"], "base")
+        if c.needs_masked:
+            features = self.encode(views.views["masked"], "masked")
+            queries["masked"] = features
+        if c.needs_decoder:
+            prompted = self.prompted(features, "prediction", starts["prediction"])
+            reconstruction = self.decode(prompted)
+            hidden = ~views.masks["masked"].expand(len(views), T, D)
+            error = ((reconstruction - views.views["target"])[hidden] ** 2).mean()
+            if "predicted" in c.pairs:
+                guided = self.decode(prompted.detach()) if c.guidance else reconstruction.detach()
+                predicted = guided * hidden + views.views["masked"] * ~hidden
+                queries["predicted"] = self.encode(predicted, "predicted")
+        if "mix" in c.pairs:
+            queries["mix"] = self.encode(views.views["mix"], "mix")
+        if "clip" in c.pairs:
+            queries["clip"] = self.encode(views.views["clip"], c.clip_prompt)
+        key, mixed = self.keys(views, starts)
+        terms, divergences = {}, []
+        for pair in c.pairs:
+            query = self.project(self.prompted(queries[pair][:, -1], "contrast", starts[pair]))
+            contrast, divergence = self.pair_losses(query, mixed if pair == "mix" else key)
+            terms[pair] = c.contrast_weight * contrast
+            divergences.append(divergence)
+        terms["distill"] = c.distillation_weight * sum(divergences)
+        if error is not None:
+            terms["prediction"] = c.prediction_weight * error
+        self.enqueue(key)
+        return terms
+
+    @torch.no_grad()
+    def keys(self, views: Views, starts: dict[str, int]) -> tuple[Tensor, Tensor]:
+        for name in self.p:
+            if name.startswith(("key_encoder.", "key_projector.")) and "running" not in name and "num" not in name:
+                self.p[name] = 0.999 * self.p[name] + 0.001 * self.p[name.removeprefix("key_")]
+        last = self.encode(views.views["key"], "base", "key_encoder")[:, -1]
+        key = self.project(self.prompted(last, "contrast", starts["key"]), "key_projector")
+        assert views.mix_partner is not None
+        assert views.mix_weight is not None
+        mixed = []
+        for i, (partner, weight) in enumerate(zip(views.mix_partner.tolist(), views.mix_weight.tolist(), strict=True)):
+            y = (1 - weight) * key[i] + weight * key[partner]
+            mixed.append(y / y.norm())
+        return key, torch.stack(mixed)
+
+    def pair_losses(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        c, contrast, divergence = self.c, [], []
+        for q, k in zip(query, key, strict=True):
+            negatives = torch.stack([q @ n for n in self.p["queue.keys"]])
+            scores = torch.exp(torch.cat(((q @ k)[None], negatives)) / c.temperature)
+            contrast.append(-torch.log(scores[0] / scores.sum()))
+            teacher = torch.exp(torch.stack([k @ n for n in self.p["queue.keys"]]) / c.teacher_temperature)
+            student = torch.exp(negatives / c.student_temperature)
+            teacher, student = teacher / teacher.sum(), student / student.sum()
+            divergence.append((teacher * (teacher / student).log()).sum())
+        return torch.stack(contrast).mean(), torch.stack(divergence).mean()
+
+    def enqueue(self, key: Tensor) -> None:
+        queue, position = self.p["queue.keys"].clone(), int(self.p["queue.position"])
+        for row in key:
+            queue[position] = row
+            position = (position + 1) % len(queue)
+        self.p["queue.keys"], self.p["queue.position"] = queue, torch.tensor([position])
+
+
+def _assert_equal_states(model: PCM3PP, slow: Slow) -> None:
+    for name, tensor in model.state_dict().items():
+        difference = (tensor - slow.p[name].detach()).abs().max()
+        assert difference < 1e-10, name
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_steps_equal_the_slow_reference(name: str) -> None:
+    model = _model(_config(name))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for step in range(2):
+        slow, views, draws = Slow(model), _views(seed=step), model.draw(0, 0, step, N)
+        terms = model(views, draws)
+        expected = slow.step(views, dict(draws.prompt_starts))
+        for term, value in terms.items():
+            assert abs(float(value.detach() - expected[term].detach())) < 1e-10, term
+        assert all(float(expected[term].detach()) == 0 for term in expected.keys() - terms.keys())
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        torch.stack([value for value in expected.values() if value.requires_grad]).sum().backward()
+        for parameter_name, parameter in model.named_parameters():
+            wanted = slow.p[parameter_name].grad if parameter.requires_grad else None
+            zero = torch.zeros(())
+            assert (zero if parameter.grad is None else parameter.grad).sub(
+                zero if wanted is None else wanted
+            ).abs().max() < 1e-10, parameter_name
+        _assert_equal_states(model, slow)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("default", {"base", "mix", "masked", "predicted", "clip", "distill", "prediction"}),
+        ("released bone and motion variant", {"base", "mix", "masked", "predicted", "clip", "prediction"}),
+        ("post-distillation", {"distill", "prediction"}),
+        ("no masked prediction", {"base", "mix", "clip", "distill"}),
+    ],
+)
+def test_a_weight_of_zero_leaves_its_terms_out(name: str, terms: set[str]) -> None:
+    model = _model(_config(name))
+    assert model(_views(), model.draw(0, 0, 0, N)).keys() == terms
+
+
+def test_guidance_sends_the_predicted_pair_into_the_decoder_and_its_absence_does_not() -> None:
+    for guidance, reached in ((True, True), (False, False)):
+        alone = {"pairs": ("predicted",), "prediction_weight": 0.0, "guidance": guidance}
+        model = _model(TINY.model_copy(update=alone))
+        _loss(model.step(_views(), model.draw(0, 0, 0, N))).backward()
+        assert (model.decoder.coordinates.weight.grad is not None) == reached
+
+
+def test_equal_seeds_give_equal_states_and_leave_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    first, same, other = PCM3PP(TINY, 3), PCM3PP(TINY, 3), PCM3PP(TINY, 4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, same.state_dict()[name])
+    assert not torch.equal(first.encoder.layers[0].first.weight_ih_l0, other.encoder.layers[0].first.weight_ih_l0)
+    assert not torch.equal(first.queue.keys, other.queue.keys)
+
+
+def test_equal_seeds_give_equal_steps() -> None:
+    losses = []
+    for _ in range(2):
+        model = _model()
+        losses.append([_loss(model.step(_views(seed=s), model.draw(5, 0, s, N))).item() for s in range(3)])
+    assert losses[0] == losses[1]
+
+
+def test_the_twins_start_equal_and_get_no_gradient() -> None:
+    model = _model()
+    for name, parameter in model.encoder.named_parameters():
+        assert torch.equal(model.key_encoder.get_parameter(name), parameter)
+    _loss(model.step(_views(), model.draw(0, 0, 0, N))).backward()
+    twins = (*model.key_encoder.parameters(), *model.key_projector.parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in twins)
+
+
+def test_draws_depend_on_every_number_and_fit_the_features() -> None:
+    model = _model()
+    draws = [model.draw(*numbers, N) for numbers in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert len({tuple(d.prompt_starts.values()) for d in draws}) == 4
+    assert draws[0] == model.draw(0, 0, 0, N)
+    starts = {start for step in range(50) for start in model.draw(0, 0, step, N).prompt_starts.values()}
+    assert starts == set(range(H - 3))
+
+
+def test_a_prompt_as_wide_as_the_features_starts_at_zero() -> None:
+    model = _model(TINY.model_copy(update={"prompt_width": H}))
+    assert set(model.draw(0, 0, 0, N).prompt_starts.values()) == {0}
+    assert math.isfinite(_loss(model.step(_views(), model.draw(0, 0, 0, N))).item())
+
+
+def test_widths_follow_the_hidden_width_unless_given() -> None:
+    config = PCM3PPConfig(encoder=EncoderConfig(hidden=32), queue_size=8)
+    model = PCM3PP(config)
+    assert config.feature_prompt_width == 4
+    assert model.decoder.coordinates.in_features == 16
+    assert PCM3PPConfig().feature_prompt_width == 128
+
+
+def test_the_published_size_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        encoder = PCM3PP(PCM3PPConfig(queue_size=1)).state_dict()
+    count = sum(tensor.numel() for name, tensor in encoder.items() if not name.startswith("queue"))
+    assert round(count / 1e6, 2) == 103.46
+
+
+def test_evaluation_changes_nothing() -> None:
+    model = _model().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(_views(), model.draw(0, 0, 0, N))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_loaded_state_continues_as_the_saved_one() -> None:
+    model, resumed = _model(seed=0), _model(seed=1)
+    model(_views(), model.draw(0, 0, 0, N))
+    resumed.load_state_dict(model.state_dict())
+    terms, again = (m(_views(seed=1), m.draw(0, 0, 1, N)) for m in (model, resumed))
+    assert {name: value.item() for name, value in terms.items()} == {n: v.item() for n, v in again.items()}
+
+
+@pytest.mark.parametrize("missing", ["base", "key", "masked", "target", "mix", "clip"])
+def test_a_missing_view_is_named(missing: str) -> None:
+    model, views = _model(), _views()
+    del views.views[missing]
+    with pytest.raises(ConfigError, match=rf"expected also \['{missing}'\]"):
+        model(views, model.draw(0, 0, 0, N))
+
+
+@pytest.mark.parametrize(
+    ("options", "absent"),
+    [
+        ({"pairs": ("base",), "prediction_weight": 0.0}, ("masked", "target", "mix", "clip")),
+        ({"pairs": ("masked",), "prediction_weight": 0.0}, ("base", "target", "mix", "clip")),
+        ({"pairs": ("base",)}, ("mix", "clip")),
+    ],
+)
+def test_views_that_no_term_needs_may_be_absent(options: dict[str, Any], absent: tuple[str, ...]) -> None:
+    model, views = _model(TINY.model_copy(update=options)), _views()
+    for name in absent:
+        del views.views[name]
+    bare = Views(views.views, views.label, views.sample_id, views.masks if "target" in views.views else {})
+    assert math.isfinite(_loss(model.step(bare, model.draw(0, 0, 0, N))).item())
+
+
+def test_a_mixed_view_without_its_partner_is_refused() -> None:
+    model, views = _model(), _views()
+    bare = Views(views.views, views.label, views.sample_id, views.masks)
+    with pytest.raises(ConfigError, match="partner and weight"):
+        model(bare, model.draw(0, 0, 0, N))
+
+
+def test_a_masked_prediction_without_its_mask_is_refused() -> None:
+    model, views = _model(), _views()
+    bare = Views(views.views, views.label, views.sample_id, {}, views.mix_partner, views.mix_weight)
+    with pytest.raises(ConfigError, match="expected also 'masked'"):
+        model(bare, model.draw(0, 0, 0, N))
+
+
+def test_a_batch_not_smaller_than_the_queue_is_refused_before_anything_changes() -> None:
+    model = _model()
+    before = model.encoder.input_norm.running_mean.clone()
+    with pytest.raises(ConfigError, match="queue size 7 found, expected more than the batch size 7"):
+        model(_views(7), model.draw(0, 0, 0, 7))
+    assert torch.equal(model.encoder.input_norm.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queue_size": 0}, "queue size 0 found"),
+        ({"queue_size": -5}, "queue size -5 found"),
+        ({"pairs": ()}, "expected at least one of"),
+        ({"pairs": ("base", "base")}, "each once"),
+        ({"prompt_width": 9}, "prompt_width 9 found, expected at most encoder.hidden 8"),
+        (
+            {"contrast_weight": 0.0, "distillation_weight": 0.0, "prediction_weight": 0.0},
+            "are all 0, expected one above 0",
+        ),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PCM3PP(TINY.model_copy(update=options))
+
+
+@pytest.mark.parametrize("options", [{"momentum": 1.5}, {"temperature": 0}, {"pairs": ("crop",)}, {"queues": 1}])
+def test_an_option_out_of_range_or_unknown_is_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        PCM3PPConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("encoder_q.encoder.gru.weight_ih_l0_reverse", "encoder.layers.0.second.weight_ih_l0"),
+        ("module.encoder_k.input_norm.running_mean", "key_encoder.input_norm.running_mean"),
+        ("encoder_q.fc.2.bias", "projector.layers.2.bias"),
+        ("encoder_k.fc.0.weight", "key_projector.layers.0.weight"),
+        ("linear.1.running_var", "decoder.reduce.1.running_var"),
+        ("recons_decoder.decoder.weight_hh_l1", "decoder.gru.weight_hh_l1"),
+        ("recons_decoder.reconstruction.bias", "decoder.coordinates.bias"),
+        ("recons_prompt", "prompts.predicted"),
+    ],
+)
+def test_reference_names_are_translated(name: str, expected: str) -> None:
+    assert from_reference_name(name) == expected
+    assert expected in PCM3PP(TINY).state_dict()
+
+
+def test_a_reference_state_gets_our_shapes() -> None:
+    queue = torch.arange(6.0).reshape(2, 3)
+    state = from_reference_state({"queue": queue, "cl_prompt": torch.ones(1, 6), "base_prompt": torch.ones(1, 1, 6)})
+    assert state["queue.keys"].tolist() == queue.T.tolist()
+    assert state["prompts.contrast"].shape == state["prompts.base"].shape == (6,)
+
+
+@pytest.mark.parametrize("name", ["classifier.weight", "encoder_q.lstm.weight", "encoder_k.encoder.gru.gain_l0"])
+def test_an_unknown_reference_name_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match="found, expected"):
+        from_reference_name(name)

@@ -1,0 +1,238 @@
+import io
+import json
+import pickle
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from models.training.checkpoint import (
+    Checkpoint,
+    encoder_state,
+    latest_checkpoint,
+    load_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from shards.errors import CheckpointError
+
+
+def example(epoch: int = 10, within: int = 0, **changes: Any) -> Checkpoint:
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "encoder.weight": torch.randn(30, 40, generator=generator),
+        "encoder.norm.steps": torch.tensor(3),
+        "encoders": torch.zeros(1),
+        "key_encoder.weight": torch.ones(2),
+        "queue": torch.randn(4, 3, generator=generator),
+    }
+    return Checkpoint(
+        epoch=epoch,
+        step=epoch * 7 + within,
+        epoch_steps=7,
+        config={"lr": 0.1 + 0.2, "milestones": [3]},
+        meta={"fingerprint": "abc123", "recipe": "pcm3"},
+        objective=state,
+        optimizer={"encoder.weight/momentum_buffer": torch.randn(30, 40, generator=generator)},
+        terms=torch.rand(within, 2, dtype=torch.float64, generator=generator),
+        term_names=("a", "b"),
+        **changes,
+    )
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
+    saved = example(within=4)
+    loaded = load_checkpoint(save_checkpoint(tmp_path, saved, keep=3), expect_fingerprint="abc123")
+    assert (loaded.epoch, loaded.step, loaded.first_step) == (10, 74, 4)
+    assert loaded.config == saved.config
+    assert loaded.meta == saved.meta
+    assert loaded.term_names == ("a", "b")
+    assert equal(loaded.objective, saved.objective)
+    assert equal(loaded.optimizer, saved.optimizer)
+    assert torch.equal(loaded.terms, saved.terms)
+
+
+def test_equal_states_give_equal_bytes_in_any_folder(tmp_path: Path) -> None:
+    first = save_checkpoint(tmp_path / "a", example(), keep=1)
+    second = save_checkpoint(tmp_path / "b", example(), keep=1)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_file_name_tells_epochs_and_steps(tmp_path: Path) -> None:
+    assert save_checkpoint(tmp_path, example(10), keep=9).name == "epoch_0010.pt"
+    assert save_checkpoint(tmp_path, example(10, 4), keep=9).name == "epoch_0010_step_000004.pt"
+
+
+def test_the_latest_is_the_furthest_not_the_last_written_or_the_last_by_name(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    for epoch, within in [(10000, 0), (9999, 3), (9999, 0), (2, 5)]:
+        save_checkpoint(tmp_path, example(epoch, within), keep=9)
+    (tmp_path / "checkpoints" / "zzz.pt").write_bytes(b"")
+    latest = latest_checkpoint(tmp_path)
+    assert latest is not None
+    assert latest.name == "epoch_10000.pt"
+
+
+def test_only_the_last_few_are_kept(tmp_path: Path) -> None:
+    for epoch in range(1, 6):
+        save_checkpoint(tmp_path, example(epoch), keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch_0004.pt", "epoch_0005.pt"]
+
+
+def test_another_fingerprint_is_refused_telling_both(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, example(), keep=1)
+    with pytest.raises(CheckpointError, match=r"epoch_0010\.pt: found .*abc123.*expected .*def456"):
+        load_checkpoint(path, expect_fingerprint="def456")
+
+
+@pytest.mark.parametrize("where", [0, 1234, -1])
+@pytest.mark.parametrize("name", ["objective", "optimizer"])
+def test_one_flipped_bit_anywhere_in_a_tensor_is_found(tmp_path: Path, name: str, where: int) -> None:
+    path = save_checkpoint(tmp_path, example(), keep=1)
+    # the padding between the members of the archive holds nothing, so the bit is flipped where the numbers lie
+    numbers = getattr(example(), name)[f"encoder.weight{'/momentum_buffer' * (name == 'optimizer')}"].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[data.index(numbers) + range(len(numbers))[where]] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"epoch_0010\.pt: found damaged data"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    path = save_checkpoint(tmp_path, example(), keep=1)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(CheckpointError, match=r"epoch_0010\.pt: found a file that cannot be read"):
+        load_checkpoint(path)
+
+
+def test_a_missing_file_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pt: found a file that cannot be read \(FileNotFoundError\)"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def foreign_files() -> dict[str, bytes]:
+    def torch_file(tree: Any) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(tree, buffer)
+        return buffer.getvalue()
+
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    return {
+        "text": b"hello",
+        "zip": zipped.getvalue(),
+        "state dict": torch_file({"encoder.weight": torch.zeros(2)}),
+        "list": torch_file([1, 2]),
+        "other json": torch_file({"json": "{}"}),
+        "no json": torch_file({"json": "{"}),
+        "json list": torch_file({"json": "[]"}),
+        "other magic": torch_file({"json": json.dumps({"magic": "x", "version": 1})}),
+        "missing fields": torch_file({"json": json.dumps({"magic": "skelstream-checkpoint", "version": 1})}),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(foreign_files()))
+def test_a_foreign_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "epoch_0001.pt"
+    path.write_bytes(foreign_files()[name])
+    with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: found .*expected a skelstream checkpoint"):
+        load_checkpoint(path)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("code of a checkpoint was run",))
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path: Path, as_zip: bool) -> None:
+    path = tmp_path / "epoch_0001.pt"
+    if as_zip:
+        torch.save({"json": Bomb()}, path)
+    else:
+        path.write_bytes(pickle.dumps({"json": Bomb()}))
+    with pytest.raises(CheckpointError, match="expected a skelstream checkpoint"):
+        load_checkpoint(path)
+
+
+def test_another_format_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.training.checkpoint.CHECKPOINT_VERSION", 2)
+    path = save_checkpoint(tmp_path, example(), keep=1)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="found checkpoint format 2, expected 1"):
+        load_checkpoint(path)
+
+
+def test_a_state_with_nan_is_not_written_and_the_one_before_stays(tmp_path: Path) -> None:
+    before = save_checkpoint(tmp_path, example(1), keep=1)
+    bad = example(2)
+    bad.objective["queue"][1, 1] = float("nan")
+    with pytest.raises(CheckpointError, match="NaN or infinity in queue"):
+        save_checkpoint(tmp_path, bad, keep=1)
+    assert list((tmp_path / "checkpoints").iterdir()) == [before]
+
+
+def test_a_failed_write_leaves_no_trace_and_keeps_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = save_checkpoint(tmp_path, example(1), keep=1)
+
+    def full(payload: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, example(2), keep=1)
+    assert list((tmp_path / "checkpoints").iterdir()) == [before]
+
+
+def test_the_encoder_state_is_the_online_encoder_alone() -> None:
+    assert encoder_state(example()).keys() == {"weight", "norm.steps"}
+
+
+def test_an_objective_without_encoder_is_told() -> None:
+    with pytest.raises(CheckpointError, match=r"expected some under 'encoder\.'"):
+        encoder_state(replace(example(), objective={"head.weight": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_optimiser_goes_on_as_if_never_stored(kind: type[torch.optim.Optimizer]) -> None:
+    def model() -> tuple[nn.Linear, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        options: dict[str, Any] = {"lr": 0.1} | ({"momentum": 0.9} if kind is torch.optim.SGD else {})
+        return layer, kind(layer.parameters(), **options)
+
+    def step(layer: nn.Linear, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        layer(torch.arange(3.0)).square().sum().backward()
+        optimizer.step()
+
+    names = {0: "weight", 1: "bias"}
+    layer, optimizer = model()
+    step(layer, optimizer)
+    other, restored = model()
+    other.load_state_dict(layer.state_dict())
+    load_optimizer(restored, {k: v.clone() for k, v in optimizer_tensors(optimizer, names).items()}, names)
+    step(layer, optimizer)
+    step(other, restored)
+    assert torch.equal(layer.weight, other.weight)
+    assert torch.equal(layer.bias, other.bias)
+
+
+def test_optimiser_state_of_an_unknown_parameter_is_refused() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(CheckpointError, match="'other'"):
+        load_optimizer(optimizer, {"other/momentum_buffer": torch.zeros(1)}, {0: "weight"})
