@@ -1,0 +1,59 @@
+"""Body choice, compared with hand-made cases and a slow count."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.preprocessing.bodies import as_persons, choose_bodies, choose_slots, count_bodies, energies, present
+
+
+def body(frames: int, size: float, seed: int = 0) -> np.ndarray:
+    """A body (T, V, C) whose extent grows with `size`."""
+    return np.random.default_rng(seed).normal(0, size, (frames, 25, 3))
+
+
+def slots(*bodies: np.ndarray) -> np.ndarray:
+    return np.stack(bodies, axis=1)
+
+
+def test_energy_leaves_out_the_frames_in_which_a_slot_is_empty() -> None:
+    whole = body(6, 1.0)
+    gappy = np.concatenate([np.zeros((4, 25, 3)), whole, np.zeros((3, 25, 3))])
+    expected = sum(whole[..., c].std() for c in range(3))
+    np.testing.assert_allclose(energies(slots(gappy))[0], expected, rtol=1e-12)
+
+
+def test_the_widest_body_comes_first_and_a_fifth_is_left_out() -> None:
+    bodies = [body(5, size, seed) for seed, size in enumerate((0.2, 0.5, 0.1, 0.4, 9.0))]
+    chosen = choose_bodies(slots(*bodies))
+    np.testing.assert_array_equal(chosen, slots(bodies[1], bodies[3]))
+
+
+def test_equal_energies_leave_the_lower_slot_first() -> None:
+    same = body(5, 0.3)
+    np.testing.assert_array_equal(choose_slots(slots(same, same, same, same)), [0, 1])
+    np.testing.assert_array_equal(choose_slots(np.zeros((5, 4, 25, 3))), [0, 1])
+
+
+def test_a_single_slot_gets_an_empty_second_person() -> None:
+    alone = body(5, 0.3)
+    np.testing.assert_array_equal(choose_bodies(slots(alone)), slots(alone, np.zeros_like(alone)))
+
+
+def test_absent_means_that_the_sum_is_zero() -> None:
+    frames = np.zeros((2, 1, 25, 3))
+    frames[0, 0, 3] = (1.0, -0.5, -0.5)
+    frames[1, 0, 3] = (1.0, 0.0, 0.0)
+    np.testing.assert_array_equal(present(frames), [[False], [True]])
+
+
+@pytest.mark.parametrize(("num_slots", "expected"), [(1, 2), (2, 2), (5, 2)])
+def test_there_are_always_two_persons(num_slots: int, expected: int) -> None:
+    assert as_persons(np.ones((3, num_slots, 25, 3))).shape == (3, expected, 25, 3)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=9))
+def test_bodies_are_counted_over_all_frames(there: list[tuple[bool, bool]]) -> None:
+    frames = np.array(there, dtype=np.float64)[:, :, None, None] * np.ones((25, 3))
+    assert count_bodies(frames) == any(a for a, _ in there) + any(b for _, b in there)
