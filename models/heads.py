@@ -15,8 +15,9 @@ class Projector(nn.Module):
         self.layers = nn.Sequential(nn.Linear(feature_size, feature_size), nn.ReLU(), last)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Rows of Euclidean norm 1."""
-        return F.normalize(self.layers(features), dim=1)
+        """Rows of Euclidean norm 1, in the precision of the parameters also under autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return F.normalize(self.layers(features.to(next(self.layers.parameters()).dtype)), dim=1)
 
 
 class Decoder(nn.Module):

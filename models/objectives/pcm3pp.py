@@ -172,8 +172,10 @@ class PCM3PP(nn.Module):
         for pair in self.config.pairs:
             query = self.projector(self._prompt_features(features[pair][:, -1], "contrast", draws.prompt_starts[pair]))
             own_key = mixed_key if pair == "mix" else key
-            similarity[pair] = losses.similarities(query, own_key, negatives)
-            teacher[pair] = own_key @ negatives.T
+            # inner products are divided by temperatures of 0.05 to 0.1: bfloat16 would lose them
+            with torch.autocast(key.device.type, enabled=False):
+                similarity[pair] = losses.similarities(query, own_key, negatives)
+                teacher[pair] = own_key @ negatives.T
         if self.training:
             self.queue.push(key)
         terms = self._contrast_terms(similarity, teacher) | self._prediction_term(reconstruction, views)

@@ -46,6 +46,7 @@ class TrainConfig(BaseModel):
         gamma: see `milestones`.
         warmup_epochs: epochs in which the rate rises linearly, step by step.
         schedule: "step", or "cosine" from `lr` down to 0 at the end of the last epoch.
+        precision: "bfloat16" runs the recurrences in it, by autocast; parameters, similarities and losses stay float32.
         seed: of the initial parameters, the sample order, the views and the objective's draws.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
         keep_checkpoints: how many of the last checkpoints stay.
@@ -64,6 +65,7 @@ class TrainConfig(BaseModel):
     gamma: float = Field(0.1, gt=0)
     warmup_epochs: int = Field(0, ge=0)
     schedule: Literal["step", "cosine"] = "step"
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(0, ge=0)
     checkpoint_every: Count = 10
     keep_checkpoints: Count = 3
@@ -236,7 +238,9 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         objective = cast(Objective, self.objective)
-        terms = objective(batch, objective.draw(self.config.seed, epoch, step, len(batch)))
+        reduced = self.config.precision == "bfloat16"
+        with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=reduced, cache_enabled=False):
+            terms = objective(batch, objective.draw(self.config.seed, epoch, step, len(batch)))
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -1,0 +1,1 @@
+"""Composition and schedule: configuration, Prefect flows, command line, report."""

@@ -1,0 +1,146 @@
+"""Run configuration: the components' own models, composed; and typed `--set a.b=value` overrides on any of them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.evaluation.linear import LinearConfig
+from models.evaluation.retrieval import RetrievalConfig
+from models.objectives.pcm3pp import PCM3PPConfig
+from models.training.engine import TrainConfig
+from pipelines.views import PCM3PPViewsConfig
+from shards.errors import ConfigError
+
+Stream = Literal["joint", "bone", "motion"]
+LoaderKind = Literal["auto", "resident", "stream"]
+
+
+class Frozen(BaseModel):
+    """Base of the run configurations: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Frozen):
+    """Which samples a run sees.
+
+    Attributes:
+        dataset: name in `shards.catalog.DATASETS`.
+        protocol: one of the data set's protocols; training uses its train side.
+        stream: joint coordinates, bones (child minus parent) or motion (next frame minus this one).
+        loader: "resident" holds the split on the device, "stream" reads tar shards as it goes; "auto" takes resident
+            when the split's frames fit in a quarter of the device's memory.
+    """
+
+    dataset: str
+    protocol: str
+    stream: Stream = "joint"
+    loader: LoaderKind = "auto"
+
+
+class PretrainConfig(Frozen):
+    """Everything that decides a pre-training run except where its files lie."""
+
+    method: str
+    data: DataConfig
+    views: PCM3PPViewsConfig = PCM3PPViewsConfig()
+    objective: PCM3PPConfig = PCM3PPConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class EvaluateConfig(Frozen):
+    """Options of the downstream tasks; the defaults are the published settings."""
+
+    linear: LinearConfig = LinearConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    batch_size: int = 256
+    baselines: bool = True
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of `config` with each "a.b=value" set; the value is JSON, or a plain word.
+
+    Raises:
+        ConfigError: no "=", an unknown key (with the nearest valid ones), or a value of the wrong type or range.
+    """
+    tree = config.model_dump(mode="json")
+    valid = sorted(leaf_keys(config))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override!r}: found no '=', expected key=value")
+        if key not in valid:
+            near = get_close_matches(key, valid, n=3, cutoff=0.4)
+            hint = f"; nearest: {', '.join(near)}" if near else f"; the keys are {', '.join(valid)}"
+            raise ConfigError(f"--set {override!r}: unknown key {key!r}{hint}")
+        _assign(tree, key.split("."), _value(text))
+    return validated(type(config), tree, "--set")
+
+
+def validated(kind: type[Config], tree: dict[str, Any], where: str) -> Config:
+    """`tree` as a model of that kind; a ConfigError lists every value that does not fit."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: found {item['input']!r}: {item['msg']}" for item in error.errors()
+        )
+        raise ConfigError(f"{where}: {problems}") from error
+
+
+def leaf_keys(model: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every value that can be set."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from leaf_keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def read_config(path: Path) -> PretrainConfig:
+    """The resolved configuration of a run folder."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(
+            f"{path}: found no readable configuration ({error}), expected a run folder's config.json"
+        ) from error
+    return validated(PretrainConfig, tree, str(path))
+
+
+def first_difference(a: BaseModel, b: BaseModel) -> str | None:
+    """The first key whose values differ, with both values; None when the configurations are equal."""
+    left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
+    for key in sorted({*leaf_keys(a), *leaf_keys(b)}):
+        found, wanted = _lookup(left, key.split(".")), _lookup(right, key.split("."))
+        if found != wanted:
+            return f"{key} is {found!r} there and {wanted!r} here"
+    return None
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree[name]
+    tree[path[-1]] = value
+
+
+def _lookup(tree: dict[str, Any], path: list[str]) -> Any:
+    node: Any = tree
+    for name in path:
+        node = node.get(name) if isinstance(node, dict) else None
+    return node

@@ -1,0 +1,69 @@
+"""Figures of a report as inline SVG: curves and skeletons. Deterministic: equal data, equal bytes."""
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shards.skeleton import PARENTS
+
+# one colour a person; both readable on light and dark ground
+PERSON_COLOURS = ("#3b7dd8", "#e07b39")
+POSES = 8
+"""Poses of a strip, evenly spread over the view."""
+
+
+def curves(series: Mapping[str, Sequence[float]], title: str, xs: Sequence[int] | None = None) -> str:
+    """Lines over epochs, as an SVG element."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, values in series.items():
+        axes.plot(xs if xs is not None else range(1, len(values) + 1), values, label=name, linewidth=1.4)
+    axes.set_xlabel("epoch")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+def strip(view: npt.NDArray[np.float32], visible: npt.NDArray[np.bool_] | None, up: int) -> str:
+    """A sequence as a row of poses, as an SVG element.
+
+    Args:
+        view: (T, M, V, C).
+        visible: (T, M, V); hidden joints are left out. None: all visible.
+        up: the coordinate drawn upwards; the first coordinate goes to the right.
+    """
+    frames = np.linspace(0, len(view) - 1, POSES).round().astype(int)
+    figure = Figure(figsize=(9.6, 1.6))
+    axes = figure.add_axes((0, 0, 1, 1))
+    spread = np.abs(view[..., [0, up]]).max(initial=0.5) * 2.2
+    for place, frame in enumerate(frames):
+        for person in range(view.shape[1]):
+            if view[frame, person].any():
+                shown = np.ones(view.shape[2], dtype=np.bool_) if visible is None else visible[frame, person]
+                _pose(axes, view[frame, person][:, [0, up]] + [place * spread, 0], shown, PERSON_COLOURS[person])
+    axes.set_xlim(-spread / 2, (POSES - 0.5) * spread)
+    axes.set_ylim(-spread / 2, spread / 2)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    return _svg(figure)
+
+
+def _pose(axes: Axes, points: npt.NDArray[np.float32], shown: npt.NDArray[np.bool_], colour: str) -> None:
+    for joint, parent in enumerate(PARENTS):
+        if shown[joint] and shown[parent]:
+            axes.plot(*points[[joint, parent]].T, color=colour, linewidth=1.2, solid_capstyle="round")
+    axes.plot(*points[shown].T, ".", color=colour, markersize=2.5)
+
+
+def _svg(figure: Figure) -> str:
+    figure.patch.set_alpha(0)
+    with mpl.rc_context({"svg.hashsalt": "skelstream", "svg.fonttype": "none"}):
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,0 +1,235 @@
+"""Downstream tasks from one checkpoint, as a plain function and as a Prefect flow.
+
+Each task is run for the trained encoder and, so that a number means something, for the same encoder before training;
+retrieval also for the coordinates themselves.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from prefect import flow, task
+from torch import nn
+
+from flows.build import EvaluationViews, Split, build_encoder, open_loader, pick_device
+from flows.config import EvaluateConfig, Frozen, PretrainConfig, apply_overrides, read_config
+from flows.pretrain import read_run
+from models.evaluation.features import Features, coordinate_features, extract_features
+from models.evaluation.linear import linear_evaluation
+from models.evaluation.results import TaskResult, hardware, read_results, write_results
+from models.evaluation.retrieval import RetrievalConfig, retrieval
+from models.training.checkpoint import encoder_state, latest_checkpoint, load_checkpoint
+from shards.catalog import dataset
+from shards.errors import CheckpointError, ConfigError
+from shards.manifest import find_store, read_manifest, sha256_file
+
+Subject = Literal["trained", "random encoder", "coordinates"]
+Scores = dict[str, Any]
+
+
+class EvaluateOptions(Frozen):
+    """Which run, which tasks. `data` is needed only when the store has moved since pre-training."""
+
+    run: Path
+    tasks: tuple[str, ...] = ("linear", "retrieval")
+    data: Path | None = None
+    overrides: tuple[str, ...] = ()
+    device: str = "auto"
+
+    def resolve(self) -> EvaluateConfig:
+        """The published settings with the overrides; ConfigError names an unknown task."""
+        unknown = [name for name in self.tasks if name not in TASKS]
+        if unknown or not self.tasks:
+            raise ConfigError(f"--tasks: found {', '.join(unknown) or 'none'}, expected some of {', '.join(TASKS)}")
+        return apply_overrides(EvaluateConfig(), self.overrides)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One store, seen as one run saw it: gives the views of either side."""
+
+    folder: Path
+    config: PretrainConfig
+    options: EvaluateConfig
+    device: torch.device
+    progress: bool
+
+    @property
+    def num_classes(self) -> int:
+        return dataset(self.config.data.dataset).num_classes
+
+    def views(self, split: Split, crop: Literal["centre", "random"], batch_size: int, shuffle: bool) -> EvaluationViews:
+        loader = open_loader(
+            self.folder,
+            self.config.data,
+            split,
+            batch_size=batch_size,
+            seed=self.config.train.seed,
+            device=self.device,
+            shuffle=shuffle,
+            drop_last=False,
+        )
+        data = self.config.data
+        return EvaluationViews(loader, crop, data.stream, self.config.views.frames, self.config.train.seed)
+
+    def features(self, split: Split, encoder: nn.Module | None) -> Features:
+        """Centre crop, in stored order; the coordinates themselves when there is no encoder."""
+        views = self.views(split, "centre", self.options.batch_size, shuffle=False)
+        if encoder is None:
+            return coordinate_features(views.epoch(0))
+        return extract_features(encoder, views.epoch(0), device=self.device, progress=self.progress, total=len(views))
+
+
+def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskResult]:
+    """Run the tasks; returns at once when their results are in the run folder.
+
+    Raises:
+        ConfigError: unknown task or option, or a folder that holds no run.
+        CheckpointError: the run has no checkpoint, or it is of another data fingerprint.
+    """
+    done = finished(options)
+    if done is not None:
+        return done
+    config, record = read_config(options.run / "config.json"), read_run(options.run)
+    folder = find_store(options.data or Path(record.store), config.data.dataset)
+    device = pick_device(options.device)
+    path = _checkpoint_path(options.run)
+    state = encoder_state(load_checkpoint(path, expect_fingerprint=read_manifest(folder).fingerprint))
+    bench = Bench(folder, config, options.resolve(), device, progress)
+    subjects: dict[Subject, nn.Module | None] = {"trained": build_encoder(config, state).to(device)}
+    if bench.options.baselines:
+        subjects |= {"random encoder": build_encoder(config, None).to(device), "coordinates": None}
+    results = []
+    for name in options.tasks:
+        for subject, encoder in subjects.items():
+            if encoder is None and name != "retrieval":
+                continue
+            begun = time.monotonic()
+            scores = TASKS[name](bench, encoder)
+            seconds = time.monotonic() - begun
+            results.append(_result(bench, name, subject, scores, seconds, path if subject == "trained" else None))
+    write_results(_results_path(options), results)
+    return results
+
+
+def finished(options: EvaluateOptions) -> list[TaskResult] | None:
+    """The stored results of the same tasks, options and checkpoint, else None."""
+    config, path = options.resolve(), _results_path(options)
+    if not path.is_file():
+        return None
+    results = read_results(path)
+    trained = [result for result in results if result.subject == "trained"]
+    digest = sha256_file(_checkpoint_path(options.run))
+    same = all(
+        result.checkpoint_sha256 == digest and result.options == _task_options(config, result.task)
+        for result in trained
+    )
+    return results if trained and same else None
+
+
+def table(results: Sequence[TaskResult]) -> str:
+    """The scores as aligned text, in per cent."""
+    rows = [("task", "features", "score", "best epoch's")]
+    for result in results:
+        best = result.scores.get("best")
+        rows.append((result.task, result.subject, _percent(result.scores["accuracy"]), _percent(best)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _linear(bench: Bench, encoder: nn.Module | None) -> Scores:
+    assert encoder is not None
+    options = bench.options.linear
+    result = linear_evaluation(
+        encoder,
+        bench.views("train", options.crop, options.batch_size, shuffle=True),
+        lambda: bench.views("test", "centre", bench.options.batch_size, shuffle=False).epoch(0),
+        options,
+        bench.num_classes,
+        device=bench.device,
+        progress=bench.progress,
+    )
+    return {
+        "accuracy": result.last,
+        "best": result.best,
+        "best_epoch": result.best_epoch,
+        "curve": list(result.curve),
+        "per_class": list(result.per_class),
+    }
+
+
+def _retrieval(bench: Bench, encoder: nn.Module | None) -> Scores:
+    # 1-NN on coordinates is by Euclidean distance, which is what "nearest" means for points in metres
+    options = bench.options.retrieval if encoder is not None else RetrievalConfig(metric="euclidean")
+    gallery, query = bench.features("train", encoder), bench.features("test", encoder)
+    result = retrieval(gallery, query, options, bench.num_classes)
+    return {"accuracy": result.accuracy, "per_class": list(result.per_class)}
+
+
+TASKS: dict[str, Callable[[Bench, nn.Module | None], Scores]] = {"linear": _linear, "retrieval": _retrieval}
+
+
+def _task_options(config: EvaluateConfig, name: str) -> dict[str, Any]:
+    options: dict[str, Any] = getattr(config, name).model_dump(mode="json")
+    return options | {"test_crop": "centre 0.95"}
+
+
+def _result(
+    bench: Bench, name: str, subject: Subject, scores: Scores, seconds: float, checkpoint: Path | None
+) -> TaskResult:
+    manifest, data = read_manifest(bench.folder), bench.config.data
+    options = _task_options(bench.options, name)
+    if subject == "coordinates":
+        options["metric"] = "euclidean"
+    return TaskResult(
+        task=name,
+        subject=subject,
+        options=options,
+        checkpoint=checkpoint.name if checkpoint else None,
+        checkpoint_sha256=sha256_file(checkpoint) if checkpoint else None,
+        fingerprint=manifest.fingerprint,
+        recipe=manifest.recipe,
+        dataset=data.dataset,
+        protocol=data.protocol,
+        stream=data.stream,
+        scores=scores,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        hardware=hardware(bench.device),
+        versions={
+            "skelstream": version("skelstream"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _checkpoint_path(run: Path) -> Path:
+    path = latest_checkpoint(run)
+    if path is None:
+        raise CheckpointError(f"{run}: found no checkpoint, expected a run that has saved one")
+    return path
+
+
+def _results_path(options: EvaluateOptions) -> Path:
+    return options.run / "results" / f"{'-'.join(sorted(options.tasks))}.json"
+
+
+def _percent(score: Any) -> str:
+    return "" if score is None else f"{100 * score:.1f} %"
+
+
+@flow(name="evaluate", validate_parameters=True)
+def evaluate_flow(options: EvaluateOptions, progress: bool = True) -> str:
+    """Score a run's checkpoint; returns the path of the results."""
+    results = task(name="evaluate-" + "-".join(options.tasks))(evaluate)(options, progress=progress)
+    print(table(results))
+    return str(_results_path(options))
