@@ -75,7 +75,7 @@ def _facts(config: PretrainConfig, record: RunRecord, manifest: Manifest) -> dic
     model = config.objective.encoder
     return {
         "store": f"{manifest.source}, recipe {manifest.recipe}, fingerprint {manifest.fingerprint}",
-        "samples": ", ".join(f"{count:,} {name}" for name, count in sorted(manifest.counts.items())),
+        "samples": manifest.describe(),
         "encoder": f"GRU, {model.layers} layers, hidden {model.hidden}, {model.direction}",
         "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, lr {config.train.lr}",
         "revision": record.revision,

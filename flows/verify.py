@@ -32,6 +32,5 @@ def verify_data(data: Path, *, progress: bool = False) -> list[str]:
         found = verify(folder, window, progress=progress)
         problems += [f"{folder.name}: {problem}" for problem in found]
         if progress:
-            counts = ", ".join(f"{count:,} {name}" for name, count in sorted(manifest.counts.items()))
-            print(f"{folder}: {counts}: {'good' if not found else f'{len(found)} problems'}")
+            print(f"{folder}: {manifest.describe()}: {'good' if not found else f'{len(found)} problems'}")
     return problems

@@ -41,6 +41,9 @@ OnError = Literal["stop", "drop"]
 
 MISSING = "on the publishers' list of samples with missing or incomplete skeletons"
 
+_CONNECT_SECONDS = 10
+_WORKERS_SECONDS = 30
+
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -58,7 +61,7 @@ class ConvertResult:
 
     def summary(self) -> str:
         """What was made or found, and the first of everything left out or mended, for people to read."""
-        counts = ", ".join(f"{count:,} {name}" for name, count in sorted(self.manifest.counts.items()))
+        counts = self.manifest.describe()
         lines = [f"wrote {self.folder}: {counts}"]
         if self.reused:
             lines = [f"found {self.folder}: {counts} (same input, same recipe: nothing to do)"]
@@ -301,8 +304,8 @@ def _connection(address: str) -> Iterator[Any]:
 
     _silence()
     try:
-        client = Client(address, timeout=10)  # type: ignore[no-untyped-call]
-        client.wait_for_workers(1, timeout=30)
+        client = Client(address, timeout=_CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+        client.wait_for_workers(1, timeout=_WORKERS_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
         raise ConfigError(f"found no dask scheduler with workers at {address} ({error}), expected one") from error
     with client:

@@ -123,7 +123,7 @@ def read_done(work: Path, unit: str) -> Done | None:
 def write_done(work: Path, unit: str, paths: Sequence[Path]) -> None:
     """Declare a unit finished that wrote the files `paths`."""
     done = Done(files=[file_entry(work, path) for path in paths])
-    write_atomic(work / "done" / f"{unit}.json", done.model_dump_json().encode("ascii"))
+    write_atomic(work / "done" / f"{unit}.json", done.model_dump_json().encode())
 
 
 def part_frames(work: Path, number: int) -> Path:
@@ -165,7 +165,7 @@ class PartUnit:
         recipe_ = recipe(self.recipe, self.source)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             part = Part(recordings=[_prepare(recording, self.source, recipe_, file) for recording in self.recordings])
-        write_atomic(path.with_suffix(".json"), part.model_dump_json().encode("ascii"))
+        write_atomic(path.with_suffix(".json"), part.model_dump_json().encode())
         if self.strict and part.faults:
             raise RawInputError(part.faults[0].reason)
 
@@ -185,7 +185,7 @@ def _prepare(recording: Recording, source: str, recipe_: Recipe, file: BinaryIO)
         frames, bodies, repairs = recipe_.sample(raw)
         labelled = _read_labels(recording, source, recipe_, frames)
     except RawInputError as error:
-        return Parsed(info=None, faults=[Outcome(key=skeleton.name, reason=_placed(error, skeleton.origin))])
+        return Parsed(info=None, faults=[_fault(skeleton, error)])
     if not catalog.source(source).untrimmed:
         frames = recipe_.window(frames)
     file.write(np.ascontiguousarray(frames, dtype="<f4").data)
@@ -220,9 +220,12 @@ def _clip_remarks(row: pkummd.LabelRow, recipe_: Recipe, frames: npt.NDArray[np.
     return remarks
 
 
-def _placed(error: RawInputError, origin: str) -> str:
+def _fault(file: RawFile, error: RawInputError) -> Outcome:
     message = str(error)
-    return message if origin in message else f"{origin}: {message}"
+    reason = message if file.origin in message else f"{file.origin}: {message}"
+    # A file's name may hold bytes that are no text, which JSON cannot hold.
+    key, reason = (text.encode(errors="backslashreplace").decode() for text in (file.name, reason))
+    return Outcome(key=key, reason=reason)
 
 
 @dataclass(frozen=True)

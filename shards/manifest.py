@@ -79,6 +79,10 @@ class Outcome(_Frozen):
     reason: str
 
 
+COUNTS = ("sequences", "samples", "frames", "dropped", "repaired")
+"""What a manifest counts, see `counts`."""
+
+
 class Manifest(_Frozen):
     """What a finished folder is and holds.
 
@@ -105,6 +109,10 @@ class Manifest(_Frozen):
     files: list[FileEntry]
     dropped: list[Outcome]
     repaired: list[Outcome]
+
+    def describe(self) -> str:
+        """The counts, for people to read."""
+        return ", ".join(f"{self.counts[name]:,} {name}" for name in COUNTS if name in self.counts)
 
 
 @contextmanager

@@ -1,0 +1,99 @@
+"""The same work on a CUDA device as on the CPU. Needs no network and no data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.encoders.gru import EncoderConfig
+from models.evaluation.features import extract_features
+from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
+from models.training.engine import TrainConfig, train
+from pipelines.augmentations.draws import uniform
+from pipelines.views import PCM3PPViewsConfig, evaluation_views, pcm3pp_views
+from shards.batch import RaggedBatch, Views
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+
+CONFIG = PCM3PPConfig(encoder=EncoderConfig(hidden=64), queue_size=256)
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    """TF32 products differ from float32 by about 1e-3: off for comparisons."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def ragged(device: str, samples: int = 16) -> RaggedBatch:
+    generator = torch.Generator().manual_seed(0)
+    length = torch.randint(1, 150, (samples,), generator=generator)
+    frames = torch.randn(int(length.sum()), 2, 25, 3, generator=generator)
+    ids = torch.arange(samples) * 7
+    return RaggedBatch(
+        *(t.to(device) for t in (frames, length.cumsum(0) - length, length, torch.arange(samples) % 5, ids))
+    )
+
+
+def views(device: str, step: int = 0) -> Views:
+    return pcm3pp_views(ragged(device), PCM3PPViewsConfig(), stream="joint", seed=3, epoch=1, step=step)
+
+
+def test_draws_are_the_same_bits_on_both_devices() -> None:
+    ids = torch.arange(1000)
+    cpu, cuda = (uniform(1, 2, ids.to(device), "base", "crop", 8).cpu() for device in ("cpu", "cuda"))
+    assert torch.equal(cpu, cuda)
+
+
+def test_views_are_equal_on_both_devices() -> None:
+    cpu, cuda = views("cpu"), views("cuda")
+    for name, view in cpu.views.items():
+        torch.testing.assert_close(cuda.views[name].cpu(), view, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_a_step_gives_the_terms_and_gradients_of_the_cpu() -> None:
+    results = {}
+    for device in ("cpu", "cuda"):
+        objective = PCM3PP(CONFIG, seed=0).to(device)
+        terms = objective(views(device), objective.draw(0, 0, 0, 16))
+        torch.stack(list(terms.values())).sum().backward()
+        results[device] = (
+            {name: term.detach().cpu() for name, term in terms.items()},
+            {name: p.grad.norm().cpu() for name, p in objective.named_parameters() if p.grad is not None},
+            objective.queue.keys.cpu(),
+        )
+    torch.testing.assert_close(results["cuda"], results["cpu"], atol=1e-3, rtol=2e-3)
+
+
+class _Epochs:
+    """Two steps an epoch."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
+        for step in range(first_step, 2):
+            yield views("cuda", step)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_runs_on_the_device_and_resumes(tmp_path: Path, precision: str) -> None:
+    for epochs in (1, 2):
+        config = TrainConfig.model_validate({"epochs": epochs, "batch_size": 16, "precision": precision})
+        result = train(
+            PCM3PP(CONFIG, seed=0).to("cuda"), _Epochs(), config, tmp_path, meta={"fingerprint": "f"}, resume=epochs > 1,
+            probe=None, device="cuda", progress=False,
+        )  # fmt: skip
+    assert result.steps == 4
+
+
+def test_features_are_equal_on_both_devices() -> None:
+    found = {}
+    for device in ("cpu", "cuda"):
+        encoder = PCM3PP(CONFIG, seed=0).encoder.to(device)
+        batch = evaluation_views(ragged(device), crop="centre", stream="joint")
+        found[device] = extract_features(encoder, iter([batch]), device=device).values.cpu()
+    torch.testing.assert_close(found["cuda"], found["cpu"], atol=1e-4, rtol=1e-4)
