@@ -263,13 +263,18 @@ def _runner(scheduler: str | None, workers: int | None, num_parts: int) -> Itera
             yield partial(_run_on, client)
         return
     if workers is None:
-        cores = len(os.sched_getaffinity(0))
-        workers = min(cores, num_parts) if num_parts > 1 else 0  # a cluster takes seconds to start
+        workers = min(_cores(), num_parts) if num_parts > 1 else 0  # a cluster takes seconds to start
     if workers == 0:
         yield lambda units: map(_call, units)
         return
     with _cluster(workers) as client:
         yield partial(_run_on, client)
+
+
+def _cores() -> int:
+    from dask.system import CPU_COUNT  # knows the limits of containers
+
+    return int(CPU_COUNT)
 
 
 @contextmanager

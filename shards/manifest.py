@@ -241,7 +241,8 @@ def find_store(data: Path, dataset: str, recipe: str | None = None) -> Path:
     if (data / MANIFEST).exists():
         candidates = [data]
     elif data.is_dir():
-        candidates = sorted(child for child in data.iterdir() if child.is_dir())
+        # a hidden folder is a conversion at work: complete or not, it has no name yet
+        candidates = sorted(c for c in data.iterdir() if c.is_dir() and not c.name.startswith("."))
     else:
         raise StoreError(f"{data}: found no such folder, expected one that holds a store of {source}")
     finished = {folder: read_manifest(folder) for folder in candidates if (folder / MANIFEST).exists()}

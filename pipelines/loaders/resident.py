@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from pipelines.loaders.order import permutation, steps
-from pipelines.loaders.split import open_split
+from pipelines.loaders.split import Split, open_split
 from shards.batch import RaggedBatch
 from shards.errors import StoreError
-from shards.reader import read_index, read_samples
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 
@@ -47,33 +46,7 @@ class ResidentLoader:
         side = open_split(folder, dataset, protocol, split)
         self._steps = steps(side.num_samples, batch_size, drop_last)
         self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
-        frames = np.empty((side.num_frames, NUM_PERSONS, NUM_JOINTS, NUM_COORDINATES), dtype=side.dtype)
-        lengths, labels, ids = [], [], []
-        end = 0
-        for shard in side.shards:
-            path = folder / shard.path
-            index = read_index(path)
-            for key, sample, record in read_samples(path, range(len(index)), index):
-                begin, end = end, end + len(sample)
-                if end > len(frames):
-                    raise StoreError(f"{path}: {key}: found more frames than the manifest's {side.num_frames}")
-                frames[begin:end] = sample
-                lengths.append(len(sample))
-                labels.append(record["label"])
-                ids.append(record["index"])
-        if end != side.num_frames or len(ids) != side.num_samples:
-            raise StoreError(
-                f"{folder}: found {len(ids)} samples and {end} frames in the shards of {split}, "
-                f"expected {side.num_samples} and {side.num_frames} by the manifest"
-            )
-        length = torch.tensor(lengths)
-        self._all = RaggedBatch(
-            frames=torch.from_numpy(frames).to(device),
-            start=(length.cumsum(0) - length).to(device),
-            length=length.to(device),
-            label=torch.tensor(labels).to(device),
-            sample_id=torch.tensor(ids).to(device),
-        )
+        self._all = _read_all(side, torch.device(device))
 
     @property
     def num_samples(self) -> int:
@@ -102,3 +75,30 @@ class ResidentLoader:
             label=everything.label[rows],
             sample_id=everything.sample_id[rows],
         )
+
+
+def _read_all(side: Split, device: torch.device) -> RaggedBatch:
+    """The whole split as one batch, in the order of its shards."""
+    frames = np.empty((side.num_frames, NUM_PERSONS, NUM_JOINTS, NUM_COORDINATES), dtype=side.dtype)
+    lengths, labels, ids = [], [], []
+    end = 0
+    for number, shard in enumerate(side.shards):
+        items = side.read(side.index(number), range(shard.samples))
+        found = sum(len(item.frames) for item in items)
+        if found != shard.frames:
+            raise StoreError(
+                f"{side.folder / shard.path}: found {found} frames, expected {shard.frames} by the manifest"
+            )
+        np.concatenate([item.frames for item in items], out=frames[end : end + found])
+        end += found
+        lengths += [len(item.frames) for item in items]
+        labels += [item.label for item in items]
+        ids += [item.sample_id for item in items]
+    length = torch.tensor(lengths)
+    return RaggedBatch(
+        frames=torch.from_numpy(frames).to(device),
+        start=(length.cumsum(0) - length).to(device),
+        length=length.to(device),
+        label=torch.tensor(labels).to(device),
+        sample_id=torch.tensor(ids).to(device),
+    )

@@ -1,11 +1,26 @@
 """The shards of one side of a protocol: what every loader reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from shards.catalog import dataset as dataset_named
 from shards.errors import ConfigError, StoreError
 from shards.manifest import ShardEntry, read_manifest
+from shards.reader import ShardIndex, read_index, read_samples
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample as a loader needs it: frames (T, M, V, C), zero-based label, and its number in the data set."""
+
+    frames: npt.NDArray[Any]
+    label: int
+    sample_id: int
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,34 @@ class Split:
     @property
     def num_frames(self) -> int:
         return sum(shard.frames for shard in self.shards)
+
+    def index(self, number: int) -> ShardIndex:
+        """The index of a shard; StoreError when it does not list as many samples as the manifest."""
+        shard = self.shards[number]
+        index = read_index(self.folder / shard.path)
+        if len(index) != shard.samples:
+            raise StoreError(
+                f"{self.folder / shard.index}: found {len(index)} samples, expected {shard.samples} by the manifest"
+            )
+        return index
+
+    def read(self, index: ShardIndex, rows: Sequence[int]) -> list[Item]:
+        """The samples at these rows of a shard, in the order asked for.
+
+        Raises:
+            StoreError: a sample is garbled, has frames of another dtype than the manifest says, or no label or index.
+        """
+        return [self._item(f"{index.path}: {key}", f, r) for key, f, r in read_samples(index.path, rows, index)]
+
+    def _item(self, where: str, frames: npt.NDArray[Any], record: dict[str, Any]) -> Item:
+        if frames.dtype != np.dtype(self.dtype):
+            raise StoreError(f"{where}: found {frames.dtype} frames, expected {self.dtype} by the manifest")
+        if not len(frames):
+            raise StoreError(f"{where}: found no frame, expected at least one")
+        label, sample_id = record.get("label"), record.get("index")
+        if type(label) is not int or type(sample_id) is not int or label < 0 or sample_id < 0:
+            raise StoreError(f"{where}: found label {label!r} and index {sample_id!r}, expected integers from 0")
+        return Item(frames, label, sample_id)
 
 
 def open_split(folder: Path, dataset: str, protocol: str, split: str) -> Split:

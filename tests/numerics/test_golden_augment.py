@@ -57,9 +57,7 @@ def _assert_close(found: Tensor, expected: npt.NDArray[Any]) -> None:
     np.testing.assert_allclose(found.numpy(), _ours(expected).numpy(), rtol=0, atol=TOLERANCE)
 
 
-def test_cropped_and_resized_windows_equal_the_reference_in_one_batch(
-    numbers: NpzFile, draws: dict[str, Any]
-) -> None:
+def test_cropped_and_resized_windows_equal_the_reference_in_one_batch(numbers: NpzFile, draws: dict[str, Any]) -> None:
     cases = draws["crop"]
     batch = _ragged([numbers[f"crop_{i}_in"] for i in range(len(cases))])
     window = Window(*(torch.tensor([case[name] for case in cases]) for name in ("start", "crop_length")))

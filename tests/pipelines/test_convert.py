@@ -1,4 +1,4 @@
-"""Conversion from raw archives to a finished store folder: equal bytes by every way, and one clear error for bad input."""
+"""Conversion from raw archives to a finished store folder: equal bytes by every way, one clear error for bad input."""
 
 import shutil
 import zipfile
@@ -50,9 +50,10 @@ def problems(folder: Path, manifest: Manifest) -> list[str]:
 # Ways to one result
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("name", ["pcm3", "raw"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("source", "name", "dtype"),
+    [*((source, "pcm3", "float32") for source in SOURCES), ("ntu", "raw", "float16"), ("pkummd1", "raw", "float16")],
+)
 def test_a_conversion_is_verified_without_findings(
     archives: dict[tuple[str, bool], Path], tmp_path: Path, source: str, name: str, dtype: str
 ) -> None:
@@ -213,9 +214,9 @@ def skeleton(num_frames: int = 4, coordinate: str = "0.1", bodies: int = 1, join
 
 
 BAD_SKELETONS = {
-    "truncated": (GOOD, skeleton()[:-60], r"line 109"),
+    "truncated": (GOOD, skeleton()[:-60], r"line 112: found 9 fields"),
     "no joint count": (GOOD, skeleton(joints=24), r"line 4.*found .*24.*expected .*25"),
-    "not a number": (GOOD, skeleton(coordinate="0,5"), r"line 5.*0,5"),
+    "not a number": (GOOD, skeleton(coordinate="0,5"), r"line 5: found the byte b','"),
     "NaN": (GOOD, skeleton(coordinate="NaN"), r"nan.*finite"),
     "far away": (GOOD, skeleton(coordinate="1e9"), r"frame 1: found a coordinate of 1e\+09 m"),
     "no frame": (GOOD, skeleton(0), r"found 0 frames"),
@@ -249,9 +250,7 @@ def test_a_damaged_zip_member_is_a_bad_sample(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         file.writestr(f"{GOOD}.skeleton", skeleton())
         file.writestr("S001C002P001R001A001.skeleton", skeleton())
-    damaged = archive.read_bytes().replace(b"0.1 0 2", b"0.7 0 2", 1)
-    damaged = damaged if damaged != archive.read_bytes() else damaged.replace(b"250", b"251", 1)
-    archive.write_bytes(damaged)
+    archive.write_bytes(archive.read_bytes().replace(b" 250 ", b" 251 ", 1))
     with pytest.raises(RawInputError, match=f"raw.zip: {GOOD}.skeleton: found CRC"):
         convert("ntu", [archive], tmp_path / "data", workers=0)
     assert convert("ntu", [archive], tmp_path / "data", workers=0, on_error="drop").manifest.counts["dropped"] == 1
@@ -272,7 +271,7 @@ def test_no_usable_sample_at_all_is_an_error_in_any_case(tmp_path: Path) -> None
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / f"{GOOD}.skeleton").write_text(skeleton(0))
-    with pytest.raises(RawInputError, match="found no sample that can be used.*found 0 frames"):
+    with pytest.raises(RawInputError, match=r"found no sample that can be used.*found 0 frames"):
         convert("ntu", [raw], tmp_path / "data", workers=0, on_error="drop")
     (raw / f"{GOOD}.skeleton").rename(raw / "S001C002P005R002A008.skeleton")
     with pytest.raises(RawInputError, match="found 1 files, each on the publishers' list"):

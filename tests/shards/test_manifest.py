@@ -153,3 +153,10 @@ def test_when_no_store_serves_the_error_says_what_is_there(make_folder: Make, tm
 
 def test_a_folder_is_named_by_source_recipe_and_fingerprint() -> None:
     assert folder_name("ntu", "pcm3", "0123456789ab") == "ntu-pcm3-0123456789ab"
+
+
+def test_a_conversion_at_work_is_no_store_though_it_has_its_manifest(make_folder: Make, tmp_path: Path) -> None:
+    folder = make_folder("ntu")
+    folder.rename(tmp_path / f".{folder.name}.partial")
+    with pytest.raises(StoreError, match="found nothing"):
+        find_store(tmp_path, "ntu60")

@@ -1,0 +1,311 @@
+"""The views of a batch, against a feeder that makes one sample after the other in NumPy from the same draws."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import pipelines.views as views_module
+from pipelines.augmentations.draws import uniform
+from pipelines.augmentations.masks import draw_part_mask
+from pipelines.augmentations.mixing import draw_mix, weight
+from pipelines.streams import Stream
+from pipelines.views import PCM3PPViewsConfig, evaluation_views, flatten, pcm3pp_views, unflatten
+from shards.batch import RaggedBatch, Views
+from shards.errors import ConfigError
+from shards.skeleton import BODY_PARTS, PARENTS
+
+Array = npt.NDArray[np.float64]
+
+CONFIG = PCM3PPViewsConfig()
+OWN = ("base", "key", "target", "clip")
+"""The views that a sample has in any company."""
+
+
+def _batch(ids: list[int], dtype: torch.dtype = torch.float32) -> RaggedBatch:
+    """Sample `id` always has the same frames; the buffer depends on the batch."""
+    frames, lengths = [], []
+    for sample in ids:
+        generator = torch.Generator().manual_seed(sample)
+        lengths.append(int(torch.randint(1, 180, (1,), generator=generator)))
+        frames.append(torch.randn(lengths[-1], 2, 25, 3, generator=generator).to(dtype))
+    length = torch.tensor(lengths)
+    return RaggedBatch(torch.cat(frames), length.cumsum(0) - length, length, torch.tensor(ids) % 7, torch.tensor(ids))
+
+
+def _views(batch: RaggedBatch, stream: Stream = "joint", config: PCM3PPViewsConfig = CONFIG, **keys: int) -> Views:
+    return pcm3pp_views(batch, config, stream=stream, **({"seed": 1, "epoch": 2, "step": 3} | keys))
+
+
+def _draw(sample: int, view: str, operation: str, count: int) -> list[float]:
+    drawn: list[float] = uniform(1, 2, torch.tensor([sample]), view, operation, count)[0].tolist()
+    return drawn
+
+
+def _slow_resize(x: Array, frames: int) -> Array:
+    position = np.maximum((np.arange(frames) + 0.5) * len(x) / frames - 0.5, 0)
+    out: Array = np.empty((frames, *x.shape[1:]))
+    for i, p in enumerate(position):
+        lower = min(math.floor(p), len(x) - 1)
+        upper = min(lower + 1, len(x) - 1)
+        out[i] = x[lower] + (p - lower) * (x[upper] - x[lower])
+    return out
+
+
+def _slow_augmented(x: Array, sample: int, view: str) -> Array:
+    share, place = _draw(sample, view, "crop", 2)
+    kept = min(max(math.floor(len(x) * (share * 0.9 + 0.1)), 64), len(x))
+    first = math.floor(place * (len(x) - kept + 1))
+    x = _slow_resize(x[first : first + kept], 64)
+    if view != "target" and _draw(sample, view, "which", 1)[0] < 0.5:
+        joints = np.argsort(_draw(sample, view, "corrupt-joints", 25))[:15]
+        how, *entries = _draw(sample, view, "corrupt-how", 10)
+        x[:, :, joints] = x[:, :, joints] @ (np.reshape(entries, (3, 3)) * 2 - 1) if how >= 0.5 else 0
+        return x
+    a, b, c, d, e, f = np.array(_draw(sample, view, "shear", 6)) * 2 - 1
+    return x @ np.array([[1, a, b], [c, 1, d], [e, f, 1]]).T
+
+
+def _slow_stream(x: Array, stream: Stream) -> Array:
+    if stream == "bone":
+        return x - x[:, :, list(PARENTS)]
+    if stream == "motion":
+        return np.concatenate((x[1:] - x[:-1], np.zeros_like(x[:1])))
+    return x
+
+
+def _slow_flatten(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Index v*6 + c*2 + m, by its definition."""
+    out = np.empty((len(x), 150), dtype=x.dtype)
+    for v in range(25):
+        for c in range(3):
+            for m in range(2):
+                out[:, v * 6 + c * 2 + m] = x[:, m, v, c]
+    return out
+
+
+@pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
+def test_views_equal_a_feeder_that_makes_sample_after_sample(stream: Stream) -> None:
+    ids = list(range(40, 60))
+    batch = _batch(ids)
+    views = _views(batch, stream)
+    parts = draw_part_mask(0.6, 8, seed=1, epoch=2, step=3).tolist()
+    for row, sample in enumerate(ids):
+        start, length = int(batch.start[row]), int(batch.length[row])
+        raw = batch.frames[start : start + length].double().numpy()
+        base, key, target = (
+            _slow_stream(_slow_augmented(raw.copy(), sample, view), stream) for view in ("base", "key", "target")
+        )
+        masked = target.copy()
+        for segment, hidden in enumerate(parts):
+            for part in hidden:
+                masked[8 * segment : 8 * segment + 8, 0, list(BODY_PARTS[part])] = 0
+        begin = math.floor(_draw(sample, "clip", "start", 1)[0] * 49)
+        clip = np.zeros_like(key)
+        clip[begin : begin + 16] = key[begin : begin + 16]
+        expected = {"base": base, "key": key, "target": target, "masked": masked, "clip": clip}
+        for name, x in expected.items():
+            np.testing.assert_allclose(
+                views.views[name][row].numpy(), _slow_flatten(x), rtol=0, atol=5e-5, err_msg=f"{name} of {sample}"
+            )
+
+
+def test_views_are_single_precision_sequences_whatever_the_storage() -> None:
+    for dtype in (torch.float32, torch.float16):
+        views = _views(_batch([1, 2, 3, 4], dtype))
+        assert set(views.views) == {"base", "key", "target", "masked", "mix", "clip"}
+        for x in views.views.values():
+            assert x.shape == (4, 64, 150)
+            assert x.dtype == torch.float32
+            assert x.is_contiguous()
+            assert x.isfinite().all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 400), min_size=3, max_size=12, unique=True),
+    others=st.lists(st.integers(401, 500), max_size=9, unique=True),
+    order=st.randoms(use_true_random=False),
+    stream=st.sampled_from(["joint", "bone", "motion"]),
+)
+def test_a_samples_own_views_are_bit_equal_in_any_company(
+    ids: list[int], others: list[int], order: Any, stream: Stream
+) -> None:
+    company = [*ids, *others]
+    order.shuffle(company)
+    alone, together = _views(_batch(ids), stream, step=0), _views(_batch(company), stream, step=99)
+    rows = [company.index(sample) for sample in ids]
+    for name in OWN:
+        assert torch.equal(alone.views[name], together.views[name][rows]), name
+    assert torch.equal(alone.masks["clip"], together.masks["clip"][rows])
+
+
+@pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
+def test_views_are_bit_equal_however_many_samples_are_changed_at_a_time(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = _batch(list(range(30)))
+    at_once = _views(batch, stream)
+    for samples in (1, 7, 1000):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        monkeypatch.setattr(views_module, "CACHED", samples)
+        for name, x in _views(batch, stream).views.items():
+            assert torch.equal(at_once.views[name], x), (samples, name)
+
+
+def test_views_do_not_depend_on_where_the_frames_lie() -> None:
+    small = _batch([5, 6, 7])
+    buffer = torch.full((1000, 2, 25, 3), float("nan"))
+    start = torch.tensor([600, 0, 300])
+    for row in range(3):
+        source, count = int(small.start[row]), int(small.length[row])
+        buffer[start[row] : start[row] + count] = small.frames[source : source + count]
+    moved = RaggedBatch(buffer, start, small.length, small.label, small.sample_id)
+    for name, x in _views(small).views.items():
+        assert torch.equal(_views(moved).views[name], x), name
+
+
+@pytest.mark.parametrize(("key", "own"), [("seed", True), ("epoch", True), ("step", False)])
+def test_a_samples_own_views_change_with_seed_and_epoch_but_not_with_the_step(key: str, own: bool) -> None:
+    batch = _batch([1, 2, 3, 4, 5])
+    first, second = _views(batch), _views(batch, **{key: 77})
+    for name in OWN:
+        assert torch.equal(first.views[name], second.views[name]) is not own, name
+    assert not torch.equal(first.masks["masked"], second.masks["masked"])
+    assert not torch.equal(first.views["mix"], second.views["mix"])
+
+
+def test_the_same_keys_give_the_same_views() -> None:
+    first, second = _views(_batch([1, 2, 3])), _views(_batch([1, 2, 3]))
+    assert all(torch.equal(x, second.views[name]) for name, x in first.views.items())
+
+
+def test_base_key_and_target_are_augmented_independently() -> None:
+    views = _views(_batch(list(range(12)))).views
+    for a, b in (("base", "key"), ("base", "target"), ("key", "target")):
+        assert not (views[a] == views[b]).all(dim=(1, 2)).any()
+
+
+def test_the_masked_view_hides_three_of_five_parts_of_the_main_person_in_every_segment() -> None:
+    views = _views(_batch([1, 2, 3, 4]))
+    visible = views.masks["masked"]
+    assert visible.shape == (1, 64, 150)
+    assert visible.dtype == torch.bool
+    by_axis = unflatten(visible)
+    assert by_axis[:, :, 1].all()
+    for segment in by_axis[0, :, 0, :, 0].split(8):
+        assert (segment == segment[0]).all()
+        assert sum(bool(segment[0, list(part)].all()) for part in BODY_PARTS) == 2
+        assert sum(not segment[0, list(part)].any() for part in BODY_PARTS) == 3
+    assert torch.equal(views.views["masked"], views.views["target"].where(visible, torch.zeros(())))
+
+
+def test_the_clip_keeps_a_run_of_the_key_view_and_nothing_else() -> None:
+    views = _views(_batch([1, 2, 3, 4]))
+    kept = views.masks["clip"]
+    assert kept.shape == (4, 64, 1)
+    assert (kept.sum(dim=1) == 16).all()
+    assert torch.equal(views.views["clip"], views.views["key"].where(kept, torch.zeros(())))
+
+
+@pytest.mark.parametrize("mode", ["cut", "time", "mixup"])
+def test_the_mixed_view_takes_its_weight_from_its_partner(mode: str) -> None:
+    batch = _batch(list(range(20, 28)))
+    step = next(s for s in range(100) if draw_mix(8, seed=1, epoch=2, step=s).mode == mode)
+    mix = draw_mix(8, seed=1, epoch=2, step=step)
+    views = _views(batch, step=step)
+    base, mixed = unflatten(views.views["base"]), unflatten(views.views["mix"])
+    assert views.mix_partner is not None
+    assert views.mix_weight is not None
+    assert views.mix_partner.tolist() == [(n + mix.shift) % 8 for n in range(8)]
+    assert views.mix_weight.tolist() == pytest.approx([weight(mix)] * 8, abs=1e-6)
+    partner = base[views.mix_partner]
+    if mode == "mixup":
+        torch.testing.assert_close(mixed, torch.lerp(base, partner, mix.blend), rtol=0, atol=1e-5)
+        return
+    pasted = mixed != base
+    share = pasted.any(dim=(0, 2, 4)).float().mean().item()
+    assert share == pytest.approx(weight(mix), abs=1e-6)
+    if mode == "cut":
+        assert torch.equal(mixed[pasted], partner[pasted])
+
+
+@pytest.mark.parametrize(("frames", "segments", "clip"), [(16, 4, 4), (32, 8, 16), (48, 3, 48), (128, 8, 16)])
+def test_views_of_another_length(frames: int, segments: int, clip: int) -> None:
+    config = PCM3PPViewsConfig(frames=frames, mask_segments=segments, clip_frames=clip, mask_ratio=0.4)
+    views = _views(_batch([1, 2, 3]), config=config)
+    assert all(x.shape == (3, frames, 150) for x in views.views.values())
+    assert views.masks["masked"].shape == (1, frames, 150)
+    assert (views.masks["clip"].sum(dim=1) == clip).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 60}, "frames=60, expected a multiple of 16"),
+        ({"frames": 80, "mask_segments": 7}, "of 7 segments"),
+        ({"min_ratio": 0.9, "max_ratio": 0.5}, "min_ratio=0.9, expected at most max_ratio=0.5"),
+        ({"frames": 16, "clip_frames": 17}, "clip_frames=17, expected at most frames=16"),
+        ({"corrupt_joints": 26}, "corrupt_joints"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"clip_length": 8}, "clip_length"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PCM3PPViewsConfig(**options)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        CONFIG.frames = 32  # type: ignore[misc]
+
+
+def test_a_batch_too_small_to_mix_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch of 2, expected at least 3"):
+        _views(_batch([1, 2]))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_probability_of_a_corruption_can_be_set(probability: float) -> None:
+    config = PCM3PPViewsConfig(corrupt_probability=probability, corrupt_joints=25)
+    views = _views(_batch(list(range(10))), config=config).views
+    zeroed = (views["base"] == 0).all(dim=(1, 2))
+    assert bool(zeroed.any()) is (probability == 1.0)
+    assert not (views["target"] == 0).all(dim=(1, 2)).any()
+
+
+def test_the_evaluation_sees_the_resized_middle_or_all_of_a_sample() -> None:
+    ids = [3, 8, 9]
+    batch = _batch(ids)
+    for crop, ratio in (("centre", 0.95), ("full", 1.0)):
+        views = evaluation_views(batch, crop=crop, stream="bone")
+        assert set(views.views) == {"x"}
+        assert views.sample_id.tolist() == ids
+        assert views.label.tolist() == [sample % 7 for sample in ids]
+        for row in range(3):
+            start, length = int(batch.start[row]), int(batch.length[row])
+            cut = int((1 - ratio) * length / 2)
+            raw = batch.frames[start + cut : start + length - cut].double().numpy()
+            expected = _slow_flatten(_slow_stream(_slow_resize(raw, 64), "bone"))
+            np.testing.assert_allclose(views.views["x"][row].numpy(), expected, rtol=0, atol=5e-5)
+
+
+def test_random_evaluation_crops_change_with_the_epoch_only() -> None:
+    ids = list(range(10, 20))  # some longer than the 64 frames that a crop keeps in any case
+    batch, company = _batch(ids), _batch([7, *ids, 9])
+    first = evaluation_views(batch, crop="random", stream="joint", epoch=0).views["x"]
+    assert torch.equal(evaluation_views(company, crop="random", stream="joint", epoch=0).views["x"][1:-1], first)
+    assert not torch.equal(evaluation_views(batch, crop="random", stream="joint", epoch=1).views["x"], first)
+
+
+def test_flattening_has_an_inverse() -> None:
+    x = torch.randn(2, 5, 2, 25, 3)
+    assert torch.equal(unflatten(flatten(x)), x)
+    assert np.array_equal(flatten(x)[0].numpy(), _slow_flatten(x[0].numpy()))
