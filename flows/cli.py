@@ -10,11 +10,12 @@ from typing import Any
 from shards.catalog import DATASETS, SOURCES
 from shards.errors import SkelstreamError
 
-# No telemetry, and less chatter around our own output; what the user has set stays.
+# No telemetry, and no chatter around our own output: Prefect logs the traceback of every error, twice, and the user
+# has our one line (a programming error still ends in its traceback). What the user has set stays.
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
 
@@ -26,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.command(options) or 0)
-    except SkelstreamError as error:
+    except (SkelstreamError, OSError) as error:
         print(f"skelstream: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("skelstream: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("skelstream: interrupted; the same command goes on from there (pretrain: with --resume)", file=sys.stderr)
         return 130
 
 
@@ -125,7 +126,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _add_pretrain(commands: Any) -> None:
     sub = _command(commands, "pretrain", _pretrain, "pre-train an encoder without labels")
-    sub.add_argument("method", metavar="METHOD", help="pcm3pp or pcm3")
+    sub.add_argument("method", metavar="METHOD", help="pcm3pp, pcm3pp-small or pcm3")
     sub.add_argument("--data", type=Path, required=True, help="folder of a store, or of several")
     sub.add_argument("--dataset", required=True, choices=list(DATASETS), metavar="DATASET", help=", ".join(DATASETS))
     sub.add_argument("--protocol", required=True, help="xsub, xview or xset; the train side is used")
@@ -179,7 +180,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     request = EvaluateOptions(
         run=options.run,
-        tasks=tuple(filter(None, options.tasks.split(","))),
+        tasks=tuple(dict.fromkeys(filter(None, map(str.strip, options.tasks.split(","))))),
         data=options.data,
         overrides=tuple(options.overrides),
         device=options.device,

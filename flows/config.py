@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from models.evaluation.linear import LinearConfig
 from models.evaluation.retrieval import RetrievalConfig
@@ -14,6 +15,7 @@ from models.objectives.pcm3pp import PCM3PPConfig
 from models.training.engine import TrainConfig
 from pipelines.views import PCM3PPViewsConfig
 from shards.errors import ConfigError
+from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Stream = Literal["joint", "bone", "motion"]
 LoaderKind = Literal["auto", "resident", "stream"]
@@ -51,13 +53,23 @@ class PretrainConfig(Frozen):
     objective: PCM3PPConfig = PCM3PPConfig()
     train: TrainConfig = TrainConfig()
 
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainConfig":
+        queue, batch = self.objective.queue_size, self.train.batch_size
+        if queue <= batch:
+            raise ValueError(f"objective.queue_size is {queue}, expected more than train.batch_size {batch}")
+        width, entries = self.objective.encoder.input_size, NUM_JOINTS * NUM_COORDINATES * NUM_PERSONS
+        if width != entries:
+            raise ValueError(f"objective.encoder.input_size is {width}, expected {entries}, the entries of a frame")
+        return self
+
 
 class EvaluateConfig(Frozen):
     """Options of the downstream tasks; the defaults are the published settings."""
 
     linear: LinearConfig = LinearConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
-    batch_size: int = 256
+    batch_size: int = Field(256, ge=1)
     baselines: bool = True
 
 
@@ -85,14 +97,22 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def validated(kind: type[Config], tree: dict[str, Any], where: str) -> Config:
-    """`tree` as a model of that kind; a ConfigError lists every value that does not fit."""
+    """`tree`, as JSON has it, as a model of that kind; a ConfigError lists every value that does not fit."""
     try:
-        return kind.model_validate(tree)
+        # strict: true for a number or "3" for 3 is a mistake; as JSON, because only there a list is a strict tuple
+        return kind.model_validate_json(json.dumps(tree, allow_nan=False), strict=True)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: found {item['input']!r}: {item['msg']}" for item in error.errors()
-        )
-        raise ConfigError(f"{where}: {problems}") from error
+        raise ConfigError(f"{where}: {'; '.join(map(_problem, error.errors()))}") from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: found NaN or infinity, expected finite numbers") from error
+
+
+def _problem(item: ErrorDetails) -> str:
+    place = ".".join(map(str, item["loc"]))
+    if isinstance(item["input"], dict):  # a check over several values: its message names them
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
+    return f"{place}: found {item['input']!r}: {item['msg']}"
 
 
 def leaf_keys(model: BaseModel, prefix: str = "") -> Iterator[str]:
@@ -109,10 +129,12 @@ def read_config(path: Path) -> PretrainConfig:
     """The resolved configuration of a run folder."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path}: found no readable configuration ({error}), expected a run folder's config.json"
         ) from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: found a JSON {type(tree).__name__}, expected a run folder's config.json")
     return validated(PretrainConfig, tree, str(path))
 
 
@@ -129,7 +151,7 @@ def first_difference(a: BaseModel, b: BaseModel) -> str | None:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         return text
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from shards.skeleton import PARENTS
 
@@ -22,7 +23,10 @@ def curves(series: Mapping[str, Sequence[float]], title: str, xs: Sequence[int] 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     for name, values in series.items():
-        axes.plot(xs if xs is not None else range(1, len(values) + 1), values, label=name, linewidth=1.4)
+        marker = "." if len(values) == 1 else None  # a line needs two points
+        places = xs if xs is not None else range(1, len(values) + 1)
+        axes.plot(places, values, label=name, linewidth=1.4, marker=marker)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
@@ -65,5 +69,5 @@ def _svg(figure: Figure) -> str:
     figure.patch.set_alpha(0)
     with mpl.rc_context({"svg.hashsalt": "skelstream", "svg.fonttype": "none"}):
         text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from prefect import flow, task
@@ -87,7 +87,7 @@ class Bench:
 
 
 def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskResult]:
-    """Run the tasks; returns at once when their results are in the run folder.
+    """Run the tasks whose results are not in the run folder yet; each task's are written as soon as it is done.
 
     Raises:
         ConfigError: unknown task or option, or a folder that holds no run.
@@ -98,39 +98,75 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
         return done
     config, record = read_config(options.run / "config.json"), read_run(options.run)
     folder = find_store(options.data or Path(record.store), config.data.dataset)
-    device = pick_device(options.device)
-    path = _checkpoint_path(options.run)
-    state = encoder_state(load_checkpoint(path, expect_fingerprint=read_manifest(folder).fingerprint))
-    bench = Bench(folder, config, options.resolve(), device, progress)
-    subjects: dict[Subject, nn.Module | None] = {"trained": build_encoder(config, state).to(device)}
-    if bench.options.baselines:
-        subjects |= {"random encoder": build_encoder(config, None).to(device), "coordinates": None}
+    source = _source(options)
+    state = encoder_state(load_checkpoint(source.checkpoint, expect_fingerprint=read_manifest(folder).fingerprint))
+    bench = Bench(folder, config, options.resolve(), pick_device(options.device), progress)
+    encoders: dict[Subject, nn.Module | None] = {
+        "trained": build_encoder(config, state).to(bench.device),
+        "random encoder": build_encoder(config, None).to(bench.device),
+        "coordinates": None,
+    }
     results = []
     for name in options.tasks:
-        for subject, encoder in subjects.items():
-            if encoder is None and name != "retrieval":
-                continue
-            begun = time.monotonic()
-            scores = TASKS[name](bench, encoder)
-            seconds = time.monotonic() - begun
-            results.append(_result(bench, name, subject, scores, seconds, path if subject == "trained" else None))
-    write_results(_results_path(options), results)
+        rows = _stored(options, name, source)
+        if rows is None:
+            rows = [_run(bench, name, subject, encoders[subject], source) for subject in _subjects(bench.options, name)]
+            write_results(_results_path(options.run, name), rows)
+        results += rows
     return results
 
 
 def finished(options: EvaluateOptions) -> list[TaskResult] | None:
-    """The stored results of the same tasks, options and checkpoint, else None."""
-    config, path = options.resolve(), _results_path(options)
+    """The stored results of all these tasks with the same options, data and checkpoint, else None.
+
+    Raises:
+        ConfigError: unknown task or option, or a folder that holds no run.
+        CheckpointError: the run has no checkpoint.
+    """
+    options.resolve()
+    source = _source(options)
+    stored = [_stored(options, name, source) for name in options.tasks]
+    return [result for results in stored for result in results or ()] if all(stored) else None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What results depend on besides the options; fixed at the start, because the run may still be training."""
+
+    fingerprint: str
+    checkpoint: Path
+    sha256: str
+
+
+def _source(options: EvaluateOptions) -> _Source:
+    fingerprint = read_run(options.run).fingerprint
+    if options.data is not None:
+        name = read_config(options.run / "config.json").data.dataset
+        fingerprint = read_manifest(find_store(options.data, name)).fingerprint
+    path = _checkpoint_path(options.run)
+    return _Source(fingerprint, path, sha256_file(path))
+
+
+def _stored(options: EvaluateOptions, name: str, source: _Source) -> list[TaskResult] | None:
+    """The results of one task in the run folder, if they are those that it would give again."""
+    config, path = options.resolve(), _results_path(options.run, name)
     if not path.is_file():
         return None
     results = read_results(path)
-    trained = [result for result in results if result.subject == "trained"]
-    digest = sha256_file(_checkpoint_path(options.run))
-    same = all(
-        result.checkpoint_sha256 == digest and result.options == _task_options(config, result.task)
-        for result in trained
+    same = [result.subject for result in results] == list(_subjects(config, name)) and all(
+        result.fingerprint == source.fingerprint
+        and result.checkpoint_sha256 == (source.sha256 if result.subject == "trained" else None)
+        and result.options == _task_options(config, name, result.subject)
+        for result in results
     )
-    return results if trained and same else None
+    return results if same else None
+
+
+def _subjects(config: EvaluateConfig, name: str) -> tuple[Subject, ...]:
+    """Whose features a task scores; the coordinates themselves have no training to compare a linear layer by."""
+    if not config.baselines:
+        return ("trained",)
+    return tuple(subject for subject in get_args(Subject) if subject != "coordinates" or name == "retrieval")
 
 
 def table(results: Sequence[TaskResult]) -> str:
@@ -177,24 +213,24 @@ def _retrieval(bench: Bench, encoder: nn.Module | None) -> Scores:
 TASKS: dict[str, Callable[[Bench, nn.Module | None], Scores]] = {"linear": _linear, "retrieval": _retrieval}
 
 
-def _task_options(config: EvaluateConfig, name: str) -> dict[str, Any]:
-    options: dict[str, Any] = getattr(config, name).model_dump(mode="json")
-    return options | {"test_crop": "centre 0.95"}
+def _task_options(config: EvaluateConfig, name: str, subject: Subject) -> dict[str, Any]:
+    options: dict[str, Any] = getattr(config, name).model_dump(mode="json") | {"test_crop": "centre 0.95"}
+    return options | ({"metric": "euclidean"} if subject == "coordinates" else {})
 
 
-def _result(
-    bench: Bench, name: str, subject: Subject, scores: Scores, seconds: float, checkpoint: Path | None
-) -> TaskResult:
+def _run(bench: Bench, name: str, subject: Subject, encoder: nn.Module | None, source: _Source) -> TaskResult:
+    """Score one subject in one task."""
     manifest, data = read_manifest(bench.folder), bench.config.data
-    options = _task_options(bench.options, name)
-    if subject == "coordinates":
-        options["metric"] = "euclidean"
+    trained = subject == "trained"
+    begun = time.monotonic()
+    scores = TASKS[name](bench, encoder)
+    seconds = time.monotonic() - begun
     return TaskResult(
         task=name,
         subject=subject,
-        options=options,
-        checkpoint=checkpoint.name if checkpoint else None,
-        checkpoint_sha256=sha256_file(checkpoint) if checkpoint else None,
+        options=_task_options(bench.options, name, subject),
+        checkpoint=source.checkpoint.name if trained else None,
+        checkpoint_sha256=source.sha256 if trained else None,
         fingerprint=manifest.fingerprint,
         recipe=manifest.recipe,
         dataset=data.dataset,
@@ -219,8 +255,8 @@ def _checkpoint_path(run: Path) -> Path:
     return path
 
 
-def _results_path(options: EvaluateOptions) -> Path:
-    return options.run / "results" / f"{'-'.join(sorted(options.tasks))}.json"
+def _results_path(run: Path, name: str) -> Path:
+    return run / "results" / f"{name}.json"
 
 
 def _percent(score: Any) -> str:
@@ -229,7 +265,7 @@ def _percent(score: Any) -> str:
 
 @flow(name="evaluate", validate_parameters=True)
 def evaluate_flow(options: EvaluateOptions, progress: bool = True) -> str:
-    """Score a run's checkpoint; returns the path of the results."""
+    """Score a run's checkpoint; returns the folder of the results."""
     results = task(name="evaluate-" + "-".join(options.tasks))(evaluate)(options, progress=progress)
     print(table(results))
-    return str(_results_path(options))
+    return str(options.run / "results")

@@ -1,8 +1,11 @@
 """Pre-training: shards -> views -> objective -> checkpoints, as a plain function and as a Prefect flow."""
 
+import fcntl
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +21,7 @@ from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.engine import TrainResult, train
+from models.training.monitor import LOG
 from shards.catalog import dataset
 from shards.errors import ConfigError
 from shards.manifest import find_store, read_manifest, write_atomic
@@ -42,7 +46,10 @@ class PretrainOptions(Frozen):
         if self.protocol not in protocols:
             raise ConfigError(f"{self.dataset} has no protocol {self.protocol!r}, expected {' or '.join(protocols)}")
         data = DataConfig(dataset=self.dataset, protocol=self.protocol, stream=self.stream)
-        return apply_overrides(recipe(self.method, data), self.overrides)
+        config = apply_overrides(recipe(self.method, data), self.overrides)
+        if config.method != self.method or config.data != data.model_copy(update={"loader": config.data.loader}):
+            raise ConfigError("--set: method, dataset, protocol and stream have options of their own, expected those")
+        return config
 
 
 class RunRecord(Frozen):
@@ -75,24 +82,25 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
     objective = build_objective(config).to(device)
     _check_resumable(options, manifest.fingerprint)
     record = RunRecord(
-        store=str(folder),
+        store=str(folder.absolute()),
         recipe=manifest.recipe,
         fingerprint=manifest.fingerprint,
         revision=revision(),
         versions={"skelstream": version("skelstream"), "torch": torch.__version__, "python": platform.python_version()},
     )
-    _write_run(options.run, config, record)
-    return train(
-        objective,
-        PretrainViews(loader, config),
-        config.train,
-        options.run,
-        meta={"fingerprint": manifest.fingerprint, "recipe": manifest.recipe, "config": config.model_dump(mode="json")},
-        resume=options.resume,
-        probe=_retrieval_probe(folder, config, device) if config.train.probe_every else None,
-        device=device,
-        progress=progress,
-    )
+    with _alone(options.run):
+        _write_run(options.run, config, record)
+        return train(
+            objective,
+            PretrainViews(loader, config),
+            config.train,
+            options.run,
+            meta={"fingerprint": manifest.fingerprint, "recipe": manifest.recipe, "config": _tree(config)},
+            resume=options.resume and _begun(options.run),
+            probe=_retrieval_probe(folder, config, device) if config.train.probe_every else None,
+            device=device,
+            progress=progress,
+        )
 
 
 def finished(options: PretrainOptions) -> TrainResult | None:
@@ -130,19 +138,19 @@ def read_run(run: Path) -> RunRecord:
 
 def revision() -> str:
     """The git revision of the code, "+changes" when the tree differs from it; "unknown" outside a checkout."""
-    here = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
+        top, head = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    if Path(top) != root:  # installed somewhere inside another project's checkout
+        return "unknown"
+    return head + ("+changes" if changes.strip() else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def _check_resumable(options: PretrainOptions, fingerprint: str) -> None:
@@ -156,14 +164,32 @@ def _check_resumable(options: PretrainOptions, fingerprint: str) -> None:
     load_checkpoint(path, expect_fingerprint=fingerprint)
 
 
+def _begun(run: Path) -> bool:
+    return (run / LOG).exists() or latest_checkpoint(run) is not None
+
+
 def _write_run(run: Path, config: PretrainConfig, record: RunRecord) -> None:
+    for name, model in (("config.json", config), ("run.json", record)):
+        write_atomic(run / name, (json.dumps(_tree(model), indent=2, sort_keys=True) + "\n").encode())
+
+
+def _tree(model: Frozen) -> dict[str, Any]:
+    return model.model_dump(mode="json")
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Hold the only right to train in the folder: a schedule may fire while the last run still trains.
+
+    The kernel takes the right back when the process dies, however it dies.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    write_atomic(run / "config.json", _json(config.model_dump(mode="json")))
-    write_atomic(run / "run.json", _json(record.model_dump(mode="json")))
-
-
-def _json(tree: dict[str, Any]) -> bytes:
-    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{run}: found another process training in it, expected to be the only one") from None
+        yield
 
 
 def _retrieval_probe(folder: Path, config: PretrainConfig, device: torch.device) -> Any:

@@ -120,7 +120,9 @@ def _sequences(folder: Path, config: PretrainConfig, up: int) -> list[Picture]:
 
 
 def _views(folder: Path, config: PretrainConfig, up: int) -> list[Picture]:
-    loader = open_loader(folder, config.data, "train", batch_size=4, seed=0, device=torch.device("cpu"))
+    loader = open_loader(
+        folder, config.data, "train", batch_size=4, seed=0, device=torch.device("cpu"), drop_last=False
+    )
     views = next(PretrainViews(loader, config).epoch(0))
     draw = partial(_draw, views, row=0, up=up)
     return [Picture(f"{name}: {note}", draw(name)) for name, note in VIEW_NOTES.items()]

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipelines.preprocessing.recipes import recipe
-from shards.catalog import SOURCES
-from shards.errors import StoreError
+from shards.catalog import SOURCES, source
+from shards.errors import SkelstreamError, StoreError
 from shards.manifest import read_manifest
 from shards.verify import verify
 
@@ -22,15 +22,16 @@ def store_folders(data: Path) -> list[Path]:
 
 def verify_data(data: Path, *, progress: bool = False) -> list[str]:
     """Every problem of every store below `data`, one line each; empty when all is good."""
-    problems = []
-    for folder in store_folders(data):
-        if not (folder / "manifest.json").is_file():
-            problems.append(f"{folder}: manifest.json is missing, the store is not complete")
-            continue
+    return [problem for folder in store_folders(data) for problem in _verify_store(folder, progress)]
+
+
+def _verify_store(folder: Path, progress: bool) -> list[str]:
+    try:
         manifest = read_manifest(folder)
-        window = recipe(manifest.recipe, manifest.source).window if SOURCES[manifest.source].untrimmed else None
-        found = verify(folder, window, progress=progress)
-        problems += [f"{folder.name}: {problem}" for problem in found]
-        if progress:
-            print(f"{folder}: {manifest.describe()}: {'good' if not found else f'{len(found)} problems'}")
-    return problems
+        window = recipe(manifest.recipe, manifest.source).window if source(manifest.source).untrimmed else None
+    except SkelstreamError as error:  # of one store; the others are still looked at
+        return [str(error) if str(folder) in str(error) else f"{folder}: {error}"]
+    found = verify(folder, window, progress=progress)
+    if progress:
+        print(f"{folder}: {manifest.describe()}: {f'{len(found)} problems' if found else 'good'}")
+    return [f"{folder.name}: {problem}" for problem in found]

@@ -3,10 +3,14 @@
 from collections.abc import Callable
 
 from flows.config import DataConfig, PretrainConfig
-from flows.recipes.pcm3 import pcm3, pcm3pp
+from flows.recipes.pcm3 import pcm3, pcm3pp, pcm3pp_small
 from shards.errors import ConfigError
 
-METHODS: dict[str, Callable[[DataConfig], PretrainConfig]] = {"pcm3pp": pcm3pp, "pcm3": pcm3}
+METHODS: dict[str, Callable[[DataConfig], PretrainConfig]] = {
+    "pcm3pp": pcm3pp,
+    "pcm3pp-small": pcm3pp_small,
+    "pcm3": pcm3,
+}
 
 
 def recipe(method: str, data: DataConfig) -> PretrainConfig:

@@ -1,0 +1,82 @@
+"""A small synthetic store and a tiny finished run for the tests of flows."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# before prefect is imported: no telemetry from tests, and no chatter beside their output
+os.environ |= {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+}
+
+import pytest
+import torch
+
+from flows.pretrain import PretrainOptions, pretrain
+from pipelines.convert import convert
+from pipelines.synthetic import synthesize
+
+TINY = (
+    "objective.encoder.hidden=8",
+    "objective.queue_size=32",
+    "train.batch_size=8",
+    "train.epochs=2",
+    "train.milestones=[1]",
+    "train.checkpoint_every=1",
+    "views.frames=16",
+    "views.clip_frames=4",
+    "views.min_frames=8",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread: two processes whose OpenMP threads wait on each other's cores are 30 times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 NTU recordings of 4 classes by 4 performers, zipped."""
+    folder = tmp_path_factory.mktemp("archives") / "raw"
+    return synthesize("ntu", folder, subjects=4, classes=4, samples=48, seed=0, zipped=True)
+
+
+@pytest.fixture(scope="session")
+def store(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of `raw`."""
+    return convert("ntu", [raw], tmp_path_factory.mktemp("data"), workers=0).folder
+
+
+@pytest.fixture(scope="session")
+def other_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of other recordings, so of another fingerprint."""
+    folder = tmp_path_factory.mktemp("other")
+    raw = synthesize("ntu", folder / "raw", subjects=4, classes=4, samples=24, seed=1, zipped=False)
+    return convert("ntu", [raw], folder / "data", workers=0).folder
+
+
+@pytest.fixture(scope="session")
+def options(store: Path) -> Callable[..., PretrainOptions]:
+    """Options of a pre-training of two epochs of four steps; `overrides` come after those that make it tiny."""
+
+    def make(run: Path, *overrides: str, **fields: Any) -> PretrainOptions:
+        known = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu"}
+        return PretrainOptions(**{**known, **fields}, run=run, overrides=(*TINY, *overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(options: Callable[..., PretrainOptions], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    pretrain(options(folder))
+    return folder

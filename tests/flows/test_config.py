@@ -1,0 +1,219 @@
+"""Overrides and configurations: typed, nested, refused with what was meant."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.config import (
+    DataConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    apply_overrides,
+    first_difference,
+    leaf_keys,
+    read_config,
+)
+from shards.errors import ConfigError
+
+BASE = PretrainConfig(method="pcm3pp", data=DataConfig(dataset="ntu60", protocol="xview"))
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.epochs=3", 3),
+        ("train.lr=1", 1.0),
+        ("train.lr=5e-3", 0.005),
+        ("train.milestones=[4, 8]", (4, 8)),
+        ("train.milestones=[]", ()),
+        ("train.schedule=cosine", "cosine"),
+        ('train.schedule="cosine"', "cosine"),
+        ("objective.encoder.hidden=64", 64),
+        ("objective.prompts=false", False),
+        ("objective.prompt_width=null", None),
+        ('objective.pairs=["base","mix"]', ("base", "mix")),
+        ("data.loader=stream", "stream"),
+        ("views.clip_frames=8", 8),
+    ],
+)
+def test_an_override_sets_one_value_and_nothing_else(override: str, value: Any) -> None:
+    config = apply_overrides(BASE, [override])
+    node: Any = config
+    for name in override.partition("=")[0].split("."):
+        node = getattr(node, name)
+    assert node == value
+    assert type(node) is type(value)
+    difference = first_difference(config, BASE)
+    if difference is not None:
+        assert difference.startswith(override.partition("=")[0])
+    restored = apply_overrides(config, [f"{key}={json.dumps(_leaf(BASE, key))}" for key in leaf_keys(BASE)])
+    assert restored == BASE
+
+
+def _leaf(config: PretrainConfig, key: str) -> Any:
+    node: Any = config.model_dump(mode="json")
+    for name in key.split("."):
+        node = node[name]
+    return node
+
+
+def test_the_last_of_two_overrides_of_one_key_counts() -> None:
+    assert apply_overrides(BASE, ["train.epochs=3", "train.epochs=4"]).train.epochs == 4
+
+
+def test_a_value_may_contain_an_equals_sign() -> None:
+    with pytest.raises(ConfigError, match=r"train\.schedule: found 'a=b'"):
+        apply_overrides(BASE, ["train.schedule=a=b"])
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("train.epoch", "train.epochs"),
+        ("hidden", "objective.encoder.hidden"),
+        ("objective.encoder.hiden", "objective.encoder.hidden"),
+        ("train.learning_rate", "train.l"),
+        ("train", "train."),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'") as caught:
+        apply_overrides(BASE, [f"{key}=1"])
+    assert meant in str(caught.value).partition("unknown key")[2].partition(";")[2]
+
+
+def test_a_key_like_no_other_lists_all_keys() -> None:
+    with pytest.raises(ConfigError, match="the keys are") as caught:
+        apply_overrides(BASE, ["zzzzzzzz=1"])
+    assert all(key in str(caught.value) for key in leaf_keys(BASE))
+
+
+def test_an_override_without_an_equals_sign_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'train\.epochs': found no '=', expected key=value"):
+        apply_overrides(BASE, ["train.epochs"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs=0", r"train\.epochs: found 0: .*greater than or equal to 1"),
+        ("train.epochs=2.5", r"train\.epochs: found 2\.5: .*valid integer"),
+        ("train.epochs=true", r"train\.epochs: found True: .*valid integer"),
+        ('train.epochs="3"', r"train\.epochs: found '3': .*valid integer"),
+        ("train.epochs=", r"train\.epochs: found '': .*valid integer"),
+        ("train.lr=fast", r"train\.lr: found 'fast': .*valid number"),
+        ("train.lr=NaN", "found NaN or infinity, expected finite numbers"),
+        ("train.lr=1e999", "found NaN or infinity, expected finite numbers"),
+        ("train.lr=inf", r"train\.lr: found 'inf': .*valid number"),
+        ("train.schedule=linear", r"train\.schedule: found 'linear': .*'step' or 'cosine'"),
+        ("train.milestones=[1,-2]", r"train\.milestones\.1: found -2"),
+        ("objective.prompts=yes", r"objective\.prompts: found 'yes': .*valid boolean"),
+        ("objective.pairs=[1]", r"objective\.pairs\.0: found 1"),
+        ("views.frames=33", r"views: frames=33, expected a multiple of 16"),
+        ("objective.queue_size=128", r"objective\.queue_size is 128, expected more than train\.batch_size 128"),
+        ("objective.encoder.input_size=75", r"objective\.encoder\.input_size is 75, expected 150"),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_range_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--set: {message}") as caught:
+        apply_overrides(BASE, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_all_wrong_values_are_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"train\.epochs.*; train\.lr"):
+        apply_overrides(BASE, ["train.epochs=0", "train.lr=0"])
+
+
+def test_evaluation_options_are_set_the_same_way() -> None:
+    config = apply_overrides(EvaluateConfig(), ["linear.epochs=3", "baselines=false", "retrieval.metric=euclidean"])
+    assert (config.linear.epochs, config.baselines, config.retrieval.metric) == (3, False, "euclidean")
+    with pytest.raises(ConfigError, match="batch_size: found 0"):
+        apply_overrides(EvaluateConfig(), ["batch_size=0"])
+
+
+@given(
+    epochs=st.integers(1, 10**9),
+    lr=st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False),
+    milestones=st.lists(st.integers(0, 10**6), max_size=5),
+    hidden=st.integers(1, 4096),
+    loader=st.sampled_from(["auto", "resident", "stream"]),
+    prompts=st.booleans(),
+    width=st.none() | st.integers(1, 64),
+)
+def test_any_values_survive_override_file_and_reading(
+    tmp_path_factory: pytest.TempPathFactory,
+    epochs: int,
+    lr: float,
+    milestones: list[int],
+    hidden: int,
+    loader: str,
+    prompts: bool,
+    width: int | None,
+) -> None:
+    config = apply_overrides(
+        BASE,
+        [
+            f"train.epochs={epochs}",
+            f"train.lr={lr!r}",
+            f"train.milestones={milestones}",
+            f"objective.encoder.hidden={hidden}",
+            f"data.loader={loader}",
+            f"objective.prompts={json.dumps(prompts)}",
+            f"objective.prompt_width={json.dumps(width)}",
+        ],
+    )
+    assert (config.train.epochs, config.train.lr, config.train.milestones) == (epochs, lr, tuple(milestones))
+    assert (config.objective.encoder.hidden, config.data.loader) == (hidden, loader)
+    assert (config.objective.prompts, config.objective.prompt_width) == (prompts, width)
+    path = tmp_path_factory.getbasetemp() / "config.json"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    assert read_config(path) == config
+    assert first_difference(read_config(path), config) is None
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_an_override_or_one_clear_error(text: str) -> None:
+    for override in (text, f"train.epochs={text}", f"{text}=1"):
+        said = refusal(override)
+        assert said is None or said.startswith("--set")
+
+
+def refusal(override: str) -> str | None:
+    try:
+        apply_overrides(BASE, [override])
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def test_the_first_differing_key_is_named_with_both_values() -> None:
+    other = apply_overrides(BASE, ["views.clip_frames=8", "train.epochs=3"])
+    assert first_difference(BASE, BASE) is None
+    assert first_difference(BASE, other) == "train.epochs is 451 there and 3 here"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "found no readable configuration"),
+        (b"{", "found no readable configuration"),
+        (b"\xff\xfe\x00", "found no readable configuration"),
+        (b"[1]", "found a JSON list"),
+        (b"{}", "method"),
+        (b'{"method": "pcm3pp", "data": {"dataset": "ntu60", "protocol": "xview"}, "size": 3}', "size: found 3"),
+    ],
+)
+def test_a_file_that_holds_no_configuration_is_refused_by_name(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,275 @@
+"""Evaluation as a flow runs it: every row with what changes its number, stored once, and computed anew when it must."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from flows.build import EvaluationViews, build_encoder, open_loader
+from flows.config import read_config
+from flows.evaluate import EvaluateOptions, evaluate, finished, table
+from flows.pretrain import PretrainOptions, pretrain
+from models.evaluation.features import Features, coordinate_features, extract_features
+from models.evaluation.results import TaskResult, read_results, write_results
+from models.training.checkpoint import encoder_state, latest_checkpoint, load_checkpoint
+from shards.errors import CheckpointError, ConfigError, SkelstreamError, StoreError
+from shards.manifest import read_manifest, sha256_file
+
+SHORT = ("linear.epochs=2", "linear.batch_size=16")
+
+
+def ask(run: Path, *tasks: str, overrides: tuple[str, ...] = SHORT, data: Path | None = None) -> EvaluateOptions:
+    return EvaluateOptions(
+        run=run, tasks=tasks or ("linear", "retrieval"), overrides=overrides, data=data, device="cpu"
+    )
+
+
+def files(run: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted((run / "results").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def scored(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run with its results."""
+    copy = tmp_path_factory.mktemp("scored") / "run"
+    shutil.copytree(run, copy)
+    evaluate(ask(copy))
+    return copy
+
+
+@pytest.fixture
+def copy(scored: Path, tmp_path: Path) -> Path:
+    """A copy of `scored` that a test may change."""
+    shutil.copytree(scored, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def results(scored: Path) -> list[TaskResult]:
+    found = finished(ask(scored))
+    assert found is not None
+    return found
+
+
+def test_every_task_scores_the_trained_the_random_and_what_else_it_can(results: list[TaskResult]) -> None:
+    assert [(result.task, result.subject) for result in results] == [
+        ("linear", "trained"),
+        ("linear", "random encoder"),
+        ("retrieval", "trained"),
+        ("retrieval", "random encoder"),
+        ("retrieval", "coordinates"),
+    ]
+    assert all(0 <= result.scores["accuracy"] <= 1 for result in results)  # type: ignore[operator]
+
+
+def test_every_row_records_what_changes_its_number(results: list[TaskResult], scored: Path, store: Path) -> None:
+    path = scored / "checkpoints" / "epoch_0002.pt"
+    for result in results:
+        trained = result.subject == "trained"
+        assert result.checkpoint == ("epoch_0002.pt" if trained else None)
+        assert result.checkpoint_sha256 == (sha256_file(path) if trained else None)
+        assert (result.dataset, result.protocol, result.stream) == ("ntu60", "xview", "joint")
+        assert (result.fingerprint, result.recipe) == (read_manifest(store).fingerprint, "pcm3")
+        assert result.options["test_crop"] == "centre 0.95"
+        assert result.versions["torch"] == torch.__version__
+        assert result.seconds > 0
+    by_row = {(result.task, result.subject): result.options for result in results}
+    linear = by_row["linear", "trained"]
+    assert (linear["epochs"], linear["batch_size"], linear["lr"], linear["crop"]) == (2, 16, 0.1, "random")
+    assert linear == by_row["linear", "random encoder"]
+    assert by_row["retrieval", "trained"]["metric"] == "cosine"
+    assert by_row["retrieval", "coordinates"]["metric"] == "euclidean"
+
+
+def test_linear_scores_have_a_curve_and_every_class(results: list[TaskResult]) -> None:
+    scores = results[0].scores
+    assert isinstance(scores["curve"], list)
+    assert len(scores["curve"]) == 2
+    assert scores["curve"][-1] == scores["accuracy"]
+    assert scores["best"] == max(value for value in scores["curve"] if value is not None)
+    assert isinstance(scores["per_class"], list)
+    assert len(scores["per_class"]) == 60
+    assert sum(value is not None for value in scores["per_class"]) == 4
+
+
+def sides(run: Path, store: Path, subject: str) -> tuple[Features, Features]:
+    """Train and test features, made without the flow under test."""
+    config = read_config(run / "config.json")
+    path = latest_checkpoint(run)
+    assert path is not None
+    state = encoder_state(load_checkpoint(path)) if subject == "trained" else None
+    device, found = torch.device("cpu"), []
+    for split in ("train", "test"):
+        loader = open_loader(
+            store, config.data, split, batch_size=7, seed=3, device=device, shuffle=False, drop_last=False
+        )
+        views = EvaluationViews(loader, "centre", "joint", config.views.frames).epoch(0)
+        if subject == "coordinates":
+            found.append(coordinate_features(views))
+        else:
+            found.append(extract_features(build_encoder(config, state), views))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("subject", ["trained", "random encoder", "coordinates"])
+def test_retrieval_is_the_nearest_neighbour_of_scikit_learn(
+    results: list[TaskResult], scored: Path, store: Path, subject: str
+) -> None:
+    train, test = sides(scored, store, subject)
+    assert (len(train), len(test)) == (32, 16)
+    metric = "euclidean" if subject == "coordinates" else "cosine"
+    judge = KNeighborsClassifier(1, metric=metric, algorithm="brute")
+    judge.fit(train.values.double().numpy(), train.label.numpy())
+    expected = judge.score(test.values.double().numpy(), test.label.numpy())
+    (result,) = (result for result in results if (result.task, result.subject) == ("retrieval", subject))
+    assert result.scores["accuracy"] == pytest.approx(expected)
+
+
+def test_the_random_encoder_is_the_one_that_the_run_began_with(scored: Path, store: Path) -> None:
+    config = read_config(scored / "config.json")
+    path = latest_checkpoint(scored)
+    assert path is not None
+    trained = encoder_state(load_checkpoint(path))
+    first, again = build_encoder(config, None), build_encoder(config, None)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.state_dict()["layers.0.first.weight_ih_l0"], trained["layers.0.first.weight_ih_l0"])
+
+
+def test_stored_results_are_found_and_left_as_they_are(scored: Path, results: list[TaskResult]) -> None:
+    before = files(scored)
+    assert set(before) == {"linear.json", "retrieval.json"}
+    assert evaluate(ask(scored)) == results
+    assert evaluate(ask(scored, "retrieval", "linear")) == [*results[2:], *results[:2]]
+    assert evaluate(ask(scored, "retrieval")) == results[2:]
+    assert files(scored) == before
+
+
+def test_only_the_task_that_is_missing_is_run(copy: Path) -> None:
+    before = files(copy)
+    (copy / "results" / "retrieval.json").unlink()
+    assert finished(ask(copy)) is None
+    assert finished(ask(copy, "linear")) is not None
+    evaluate(ask(copy))
+    assert files(copy)["linear.json"] == before["linear.json"]
+    assert scores(copy / "results" / "retrieval.json") == json_scores(before["retrieval.json"][0])
+
+
+def scores(path: Path) -> list[object]:
+    return json_scores(path.read_bytes())
+
+
+def json_scores(text: bytes) -> list[object]:
+    return [row["scores"] for row in json.loads(text)["results"]]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("linear.epochs=3", "linear.batch_size=16"), (*SHORT, "linear.crop=centre"), (*SHORT, "baselines=false")],
+)
+def test_other_options_are_computed_anew(copy: Path, overrides: tuple[str, ...]) -> None:
+    before = files(copy)
+    assert finished(ask(copy, "linear", overrides=overrides)) is None
+    anew = evaluate(ask(copy, "linear", overrides=overrides))
+    assert finished(ask(copy, "linear", overrides=overrides)) == anew
+    assert finished(ask(copy, "linear")) is None
+    assert files(copy)["retrieval.json"] == before["retrieval.json"]
+
+
+def test_results_without_baselines_do_not_stand_for_those_with(copy: Path, results: list[TaskResult]) -> None:
+    (alone,) = evaluate(ask(copy, "retrieval", overrides=("baselines=false",)))
+    assert (alone.subject, alone.scores) == ("trained", results[2].scores)
+    assert [result.subject for result in evaluate(ask(copy, "retrieval"))] == [r.subject for r in results[2:]]
+
+
+def test_options_that_do_not_touch_a_score_do_not_run_it_again(copy: Path) -> None:
+    before = files(copy)
+    evaluate(ask(copy, overrides=(*SHORT, "batch_size=5")))
+    assert files(copy) == before
+
+
+def test_another_checkpoint_is_scored_anew(copy: Path) -> None:
+    (copy / "checkpoints" / "epoch_0002.pt").unlink()
+    assert finished(ask(copy)) is None
+    assert {result.checkpoint for result in evaluate(ask(copy))} == {"epoch_0001.pt", None}
+
+
+def test_rows_of_other_data_or_cut_short_are_not_taken_for_results(copy: Path) -> None:
+    path = copy / "results" / "retrieval.json"
+    rows = read_results(path)
+    for changed in (
+        rows[:1],
+        rows[::-1],
+        [row.model_copy(update={"fingerprint": "0" * 12}) for row in rows],
+        [rows[0], rows[1].model_copy(update={"options": {}}), rows[2]],
+        [rows[0].model_copy(update={"checkpoint_sha256": "0" * 64}), *rows[1:]],
+    ):
+        write_results(path, changed)
+        assert finished(ask(copy, "retrieval")) is None
+    write_results(path, rows)
+    assert finished(ask(copy, "retrieval")) == rows
+
+
+def test_garbled_results_are_refused_by_name(copy: Path) -> None:
+    (copy / "results" / "linear.json").write_text("{")
+    with pytest.raises(SkelstreamError, match=r"linear\.json: found no results"):
+        evaluate(ask(copy))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [(("linear", "detecton"), "--tasks: found detecton, expected some of linear, retrieval"), ((), "found none")],
+)
+def test_unknown_tasks_are_refused(scored: Path, tasks: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(EvaluateOptions(run=scored, tasks=tasks))
+
+
+def test_an_unknown_option_is_refused(scored: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'linear\.epoch'; nearest: linear\.epochs"):
+        evaluate(ask(scored, overrides=("linear.epoch=3",)))
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"found no readable run\.json"):
+        evaluate(ask(tmp_path))
+
+
+def test_a_run_without_a_checkpoint_is_refused(copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(CheckpointError, match="found no checkpoint, expected a run that has saved one"):
+        evaluate(ask(copy))
+
+
+def test_a_moved_store_is_found_by_data(
+    options: Callable[..., PretrainOptions], store: Path, tmp_path: Path, results: list[TaskResult]
+) -> None:
+    shutil.copytree(store, tmp_path / "old" / store.name)
+    run = tmp_path / "run"
+    pretrain(options(run, data=tmp_path / "old"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(StoreError, match="no such folder"):
+        evaluate(ask(run, "retrieval"))
+    found = evaluate(ask(run, "retrieval", data=tmp_path / "new"))
+    assert [result.scores for result in found] == [result.scores for result in results[2:]]
+    assert finished(ask(run, "retrieval")) == found
+
+
+def test_data_of_another_fingerprint_is_refused_even_where_results_are(scored: Path, other_store: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        evaluate(ask(scored, data=other_store))
+    assert read_manifest(other_store).fingerprint in str(caught.value)
+
+
+def test_the_table_shows_every_score_in_per_cent(results: list[TaskResult]) -> None:
+    lines = table(results).splitlines()
+    assert lines[0].split("  ")[0].strip() == "task"
+    assert len(lines) == 6
+    for line, result in zip(lines[1:], results, strict=True):
+        assert line.startswith(result.task)
+        assert result.subject in line
+        assert f"{100 * result.scores['accuracy']:.1f} %" in line
+    assert all(line == line.rstrip() for line in lines)

@@ -1,0 +1,298 @@
+"""Pre-training as a flow runs it: a run folder that says what it is, and goes on or refuses to."""
+
+import fcntl
+import json
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import flows
+from flows import build
+from flows.build import PretrainViews, pick_device, pick_loader
+from flows.config import DataConfig, first_difference, read_config
+from flows.pretrain import PretrainOptions, finished, pretrain, read_run, revision, summary
+from models.training.checkpoint import latest_checkpoint, load_checkpoint
+from models.training.monitor import LOG, TIME_FIELDS, read_log
+from shards.batch import Views
+from shards.errors import CheckpointError, ConfigError, StoreError
+from shards.manifest import CellEntry, Manifest, read_manifest
+
+Make = Callable[..., PretrainOptions]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def interrupted(options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was interrupted in the middle of its second epoch."""
+
+    class Interrupted(PretrainViews):
+        def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
+            for step, views in enumerate(super().epoch(epoch, first_step), first_step):
+                if (epoch, step) == (1, 2):
+                    signal.raise_signal(signal.SIGINT)
+                yield views
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.pretrain.PretrainViews", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(options(tmp_path / "interrupted"))
+    return tmp_path / "interrupted"
+
+
+def test_a_run_folder_says_what_it_is(run: Path, store: Path, options: Make) -> None:
+    config = read_config(run / "config.json")
+    assert first_difference(config, options(run).resolve()) is None
+    assert (config.objective.encoder.hidden, config.train.epochs, config.data.stream) == (8, 2, "joint")
+    record, manifest = read_run(run), read_manifest(store)
+    assert (record.fingerprint, record.recipe) == (manifest.fingerprint, "pcm3")
+    assert Path(record.store) == store
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?|unknown", record.revision)
+    assert record.versions["torch"] == torch.__version__
+    assert set(record.versions) == {"skelstream", "torch", "python"}
+
+
+def test_the_revision_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(flows.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("the code does not lie in a checkout of its own")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    assert revision().removesuffix("+changes") == head.stdout.strip()
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git there
+    assert revision() == "unknown"
+
+
+def test_a_run_folder_holds_log_events_and_checkpoints(run: Path) -> None:
+    lines = read_log(run)
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 4), (1, 8)]
+    assert lines[0]["lr"] == 0.02
+    assert lines[1]["lr"] == pytest.approx(0.002)
+    assert set(lines[0]["terms"]) == {"base", "masked", "predicted", "mix", "clip", "distill", "prediction"}
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["epoch_0001.pt", "epoch_0002.pt"]
+    checkpoint = load_checkpoint(run / "checkpoints" / "epoch_0002.pt", read_run(run).fingerprint)
+    assert checkpoint.meta["config"] == read_config(run / "config.json").model_dump(mode="json")
+
+
+def test_a_complete_run_is_found_and_left_as_it_is(run: Path, options: Make) -> None:
+    before = contents(run)
+    result = pretrain(options(run))
+    assert (result.epochs, result.steps, result.checkpoint) == (2, 8, run / "checkpoints" / "epoch_0002.pt")
+    assert pretrain(options(run, resume=True)) == result == finished(options(run))
+    assert contents(run) == before
+    assert summary(result) == f"{result.checkpoint}: 2 epochs, 8 steps"
+
+
+def test_nothing_is_finished_where_nothing_is(options: Make, tmp_path: Path) -> None:
+    assert finished(options(tmp_path / "new")) is None
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_configuration_is_refused_with_the_differing_key(run: Path, options: Make) -> None:
+    before = contents(run)
+    for changed, message in (
+        (options(run, "train.lr=0.5"), r"train\.lr is 0\.02 there and 0\.5 here"),
+        (options(run, stream="bone"), r"data\.stream is 'joint' there and 'bone' here"),
+        (options(run, protocol="xsub"), r"data\.protocol is 'xview' there and 'xsub' here"),
+        (options(run, method="pcm3", resume=True), r"method is 'pcm3pp' there and 'pcm3' here"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pretrain(changed)
+    assert contents(run) == before
+
+
+def test_an_interrupted_run_is_refused_without_resume(interrupted: Path, options: Make) -> None:
+    path = latest_checkpoint(interrupted)
+    assert path is not None
+    assert path.name == "epoch_0001_step_000002.pt"
+    before = contents(interrupted)
+    assert finished(options(interrupted)) is None
+    with pytest.raises(ConfigError, match=f"holds an unfinished run .{path.name}.; go on with --resume"):
+        pretrain(options(interrupted))
+    assert contents(interrupted) == before
+
+
+def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(interrupted: Path, run: Path, options: Make) -> None:
+    result = pretrain(options(interrupted, resume=True))
+    expected = run / "checkpoints" / "epoch_0002.pt"
+    assert result.checkpoint.read_bytes() == expected.read_bytes()
+    assert [untimed(line) for line in read_log(interrupted)] == [untimed(line) for line in read_log(run)]
+    assert (interrupted / "config.json").read_bytes() == (run / "config.json").read_bytes()
+
+
+def untimed(line: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in line.items() if name not in TIME_FIELDS}
+
+
+def test_resume_on_a_new_folder_starts_a_run_without_a_word(
+    run: Path, options: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = pretrain(options(tmp_path / "new", resume=True))
+    assert result.checkpoint.read_bytes() == (run / "checkpoints" / "epoch_0002.pt").read_bytes()
+    assert not caplog.records
+
+
+def test_a_store_of_another_fingerprint_is_refused_with_both(
+    run: Path, interrupted: Path, store: Path, other_store: Path, options: Make
+) -> None:
+    for folder in (run, interrupted):
+        with pytest.raises(CheckpointError) as caught:
+            pretrain(options(folder, data=other_store, resume=True))
+        for data in (store, other_store):
+            assert read_manifest(data).fingerprint in str(caught.value)
+    assert read_run(interrupted).fingerprint == read_manifest(store).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"protocol": "xset"}, "ntu60 has no protocol 'xset', expected xsub or xview"),
+        ({"dataset": "ntu61"}, "unknown data set 'ntu61'"),
+        ({"method": "moco"}, "unknown method 'moco'"),
+        ({"device": "tpu"}, "tpu"),
+        ({"device": "meta"}, "expected auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, "expected that one"),
+    ],
+)
+def test_an_unknown_name_is_refused_and_leaves_no_folder(
+    options: Make, tmp_path: Path, fields: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pretrain(options(tmp_path / "run", **fields))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.batch_size=31", "objective.queue_size"),
+        ("objective.pairs=[]", "expected at least one"),
+        ("train.nothing=1", "unknown key"),
+    ],
+)
+def test_options_that_cannot_work_leave_no_folder(options: Make, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pretrain(options(tmp_path / "run", "objective.queue_size=31", override))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("override", ["method=pcm3", "data.dataset=ntu120", "data.protocol=xsub", "data.stream=bone"])
+def test_what_has_an_option_of_its_own_is_not_set_by_an_override(options: Make, tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="have options of their own"):
+        options(tmp_path / "run", override).resolve()
+
+
+def test_a_store_that_does_not_serve_the_data_set_is_refused(options: Make, tmp_path: Path, store: Path) -> None:
+    for data, message in ((store, "source nwucla"), (tmp_path / "none", "no such folder")):
+        with pytest.raises(StoreError, match=message):
+            pretrain(options(tmp_path / "run", data=data, dataset="nwucla"))
+
+
+def test_a_store_is_remembered_wherever_the_run_was_started(
+    options: Make, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.parent)
+    pretrain(options(tmp_path / "run", "train.epochs=1", data=Path(store.name)))
+    assert Path(read_run(tmp_path / "run").store) == store
+
+
+def test_two_processes_do_not_train_in_one_folder(options: Make, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process training in it"):
+            pretrain(options(tmp_path / "run"))
+    pretrain(options(tmp_path / "run", "train.epochs=1"))
+
+
+def test_the_probe_puts_a_retrieval_score_in_the_log(options: Make, tmp_path: Path) -> None:
+    pretrain(options(tmp_path / "run", "train.probe_every=2", "train.epochs=3"))
+    first, *others = read_log(tmp_path / "run")
+    assert "probe" not in first
+    assert [line["probe"].keys() for line in others] == [{"retrieval"}] * 2
+    assert all(0.25 < line["probe"]["retrieval"] <= 1 for line in others)
+
+
+@pytest.mark.parametrize("loader", ["resident", "stream"])
+@pytest.mark.parametrize("stream", ["bone", "motion"])
+def test_both_loaders_train_on_every_stream(options: Make, tmp_path: Path, loader: str, stream: str) -> None:
+    result = pretrain(options(tmp_path / "run", f"data.loader={loader}", "train.epochs=1", stream=stream))
+    assert result.steps == 4
+    assert read_config(tmp_path / "run" / "config.json").data.loader == loader
+
+
+def test_pcm3_trains_without_the_clip_pair(options: Make, tmp_path: Path) -> None:
+    pretrain(options(tmp_path / "run", "train.epochs=1", method="pcm3"))
+    assert "clip" not in read_log(tmp_path / "run")[0]["terms"]
+
+
+def manifest_of(store: Path, frames: int, dtype: str) -> Manifest:
+    cells = {
+        "here": CellEntry(memberships={"ntu60/xview": "train", "ntu60/xsub": "test"}, samples=1, frames=frames),
+        "there": CellEntry(memberships={"ntu60/xview": "test", "ntu60/xsub": "test"}, samples=1, frames=10 * frames),
+    }
+    return read_manifest(store).model_copy(update={"cells": cells, "dtype": dtype})
+
+
+# a frame is 2 persons x 25 joints x 3 coordinates: 600 bytes in float32, 300 in float16
+@pytest.mark.parametrize(
+    ("frames", "dtype", "memory", "expected"),
+    [
+        (1000, "float32", 2_400_000, "resident"),
+        (1000, "float32", 2_399_999, "stream"),
+        (1000, "float16", 1_200_000, "resident"),
+        (1000, "float16", 1_199_999, "stream"),
+    ],
+)
+def test_a_split_is_resident_when_it_takes_a_quarter_of_the_memory_at_most(
+    store: Path, monkeypatch: pytest.MonkeyPatch, frames: int, dtype: str, memory: int, expected: str
+) -> None:
+    monkeypatch.setattr(build, "_memory", lambda device: memory)
+    manifest, cpu = manifest_of(store, frames, dtype), torch.device("cpu")
+    data = DataConfig(dataset="ntu60", protocol="xview")
+    assert pick_loader(manifest, data, "train", cpu) == expected
+    assert pick_loader(manifest, data, "test", cpu) == "stream"
+    for named in ("resident", "stream"):
+        assert pick_loader(manifest, data.model_copy(update={"loader": named}), "train", cpu) == named
+
+
+def test_the_memory_asked_about_is_that_of_the_machine() -> None:
+    total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    assert build._memory(torch.device("cpu")) == pytest.approx(1024 * int(total.split()[1]), rel=0.01)
+
+
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert pick_device("auto").type == expected
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"store": 1}'])
+def test_a_folder_without_a_run_record_is_refused(run: Path, tmp_path: Path, text: str | None) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    if text is not None:
+        (tmp_path / "run" / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"found no readable run\.json"):
+        read_run(tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(run: Path, options: Make, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = latest_checkpoint(tmp_path / "run")
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=path.name):
+        pretrain(options(tmp_path / "run", resume=True))
+
+
+def test_the_log_is_lines_of_json(run: Path) -> None:
+    assert all(json.loads(line)["kind"] in ("epoch", "step") for line in (run / LOG).read_text().splitlines())
