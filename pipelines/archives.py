@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -193,15 +194,24 @@ def _plain_files(found: list[tuple[Path, str]], progress: bool) -> list[RawFile]
 
 
 def _plain_file(path: Path, origin: str) -> RawFile:
-    size = crc = 0
     try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                size += len(block)
-                crc = zlib.crc32(block, crc)
+        status = path.stat()
+        size, crc = _checksum(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise raw_error(origin, "", f"an unreadable file ({error})", "a readable one") from error
     return RawFile(path.stem, path.suffix.lower(), origin, path, size, crc)
+
+
+# Listing happens twice in a first conversion (is the result there? then the work): unpacked archives are read once.
+@cache
+def _checksum(path: Path, _size: int, _modified_ns: int) -> tuple[int, int]:
+    """Size and CRC-32 of a file's bytes; the other arguments tell a changed file apart."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            crc = zlib.crc32(block, crc)
+    return size, crc
 
 
 def _zip_files(path: Path, suffixes: tuple[str, ...]) -> list[RawFile]:
