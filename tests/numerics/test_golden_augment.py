@@ -28,7 +28,8 @@ MODES: dict[str, Literal["cut", "time", "mixup"]] = {"swap": "cut", "time": "tim
 
 @pytest.fixture(scope="module")
 def numbers(golden: Path) -> NpzFile:
-    return np.load(golden / "augment.npz")
+    arrays: NpzFile = np.load(golden / "augment.npz", allow_pickle=False)
+    return arrays
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,12 @@ def test_a_batch_larger_than_the_split_is_refused(kind: Callable[..., Loader], f
 
 
 @both
+def test_an_unknown_protocol_is_refused(kind: Callable[..., Loader], folder: Path) -> None:
+    with pytest.raises(ConfigError, match="protocol 'xset', expected one of xsub, xview for ntu60"):
+        kind(folder, "ntu60", "xset", "train", batch_size=1, seed=0)
+
+
+@both
 def test_an_empty_side_is_refused(kind: Callable[..., Loader], folder: Path) -> None:
     with pytest.raises(StoreError, match="found no sample of ntu120 xset test"):
         kind(folder, "ntu120", "xset", "test", batch_size=1, seed=0)

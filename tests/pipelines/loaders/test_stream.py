@@ -1,6 +1,7 @@
 """What is particular to the stream loader: its reader thread, and what it reads when."""
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pipelines.loaders import stream
 from pipelines.loaders.split import Item, Split
 from pipelines.loaders.stream import PREFETCH, StreamLoader
 from shards.errors import ConfigError, StoreError
@@ -136,5 +136,5 @@ def test_a_missing_shard_is_an_error_where_the_batches_are_consumed(
 
 
 def test_reading_works_where_the_system_takes_no_advice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(stream.os, "posix_fadvise")
+    monkeypatch.delattr(os, "posix_fadvise")
     assert len(list(_open(folder).epoch(0))) == 23
