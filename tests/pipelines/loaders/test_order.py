@@ -71,6 +71,11 @@ def test_samples_of_a_window_are_shuffled_across_its_shards() -> None:
     assert (np.diff(places.row) < 0).sum() > 150
 
 
+def test_windows_of_one_size_are_shuffled_differently() -> None:
+    places = windowed([50] * 4, 1, seed=0, epoch=0)
+    assert len({tuple(rows) for rows in places.row.reshape(4, 50).tolist()}) == 4
+
+
 @settings(deadline=None)
 @given(samples=st.integers(1, 500), batch_size=st.integers(1, 500))
 def test_steps_cover_the_samples(samples: int, batch_size: int) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.loaders.split import Item, Split
+from pipelines.loaders.order import windowed
+from pipelines.loaders.split import Item, Split, open_split
 from pipelines.loaders.stream import PREFETCH, StreamLoader
 from shards.errors import ConfigError, StoreError
 from shards.manifest import read_manifest
@@ -24,6 +25,24 @@ def _open(folder: Path, **options: Any) -> StreamLoader:
 
 def _readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "skelstream-reader"]
+
+
+def _consume_in_time(loader: StreamLoader) -> None:
+    """Consume an epoch, and raise what it raises; a reader that dies unheard would let it wait for ever."""
+    raised: list[BaseException] = []
+
+    def consume() -> None:
+        try:
+            list(loader.epoch(0))
+        except StoreError as error:
+            raised.append(error)
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    consumer.join(timeout=10)
+    assert not consumer.is_alive()
+    for error in raised:
+        raise error
 
 
 @pytest.fixture
@@ -102,6 +121,17 @@ def test_only_the_shards_of_a_window_are_read_at_a_time(folder: Path, reads: lis
     assert sum(a != b for a, b in pairwise(shards)) == 6
 
 
+def test_samples_come_in_the_windowed_order_whatever_the_batch(folder: Path) -> None:
+    side = open_split(folder, "ntu60", "xsub", "train")
+    sizes = [shard.samples for shard in side.shards]
+    ids = [[item.sample_id for item in side.read(side.index(n), range(size))] for n, size in enumerate(sizes)]
+    places = windowed(sizes, 3, seed=4, epoch=6)
+    expected = [ids[shard][row] for shard, row in zip(places.shard, places.row, strict=True)]
+    for batch_size in (1, 5, 46):
+        loader = _open(folder, window=3, seed=4, batch_size=batch_size, drop_last=False)
+        assert [i for batch in loader.epoch(6) for i in batch.sample_id.tolist()] == expected
+
+
 @pytest.mark.parametrize("window", [1, 2, 7, 100])
 def test_any_window_delivers_every_sample(folder: Path, train_ids: list[int], window: int) -> None:
     loader = _open(folder, window=window, drop_last=False)
@@ -120,7 +150,7 @@ def test_a_damaged_shard_is_an_error_where_the_batches_are_consumed(
     path = tmp_path / read_manifest(tmp_path).shards[0].path
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(StoreError, match=path.name):
-        list(loader.epoch(0))
+        _consume_in_time(loader)
     assert not _readers()
 
 
@@ -131,7 +161,7 @@ def test_a_missing_shard_is_an_error_where_the_batches_are_consumed(
     path = tmp_path / read_manifest(tmp_path).shards[0].path
     path.unlink()
     with pytest.raises(StoreError, match=path.name):
-        list(loader.epoch(0))
+        _consume_in_time(loader)
     assert not _readers()
 
 
