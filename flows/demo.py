@@ -10,21 +10,17 @@ from flows.pretrain import PretrainOptions, pretrain
 from flows.report import write_report
 from pipelines.synthetic import synthesize
 
-# What two cores do in a few minutes; the published sizes are the method's defaults. A key encoder that keeps 0.999 of
-# itself needs the 132,594 steps of the published schedule; 400 steps need one that follows faster.
+# From the recipe for small data, what two cores do in a few minutes. The synthetic bodies need a lower rate than
+# NW-UCLA: at 0.1 the masked prediction diverges, at 0.03 retrieval reaches 82 %, at 0.01 86 % (untrained: 76 %).
+# float32, because processors without bfloat16 products only emulate them.
 OVERRIDES = (
     "objective.encoder.hidden=96",
-    "objective.queue_size=512",
-    "objective.momentum=0.99",
-    "views.frames=32",
-    "views.clip_frames=8",
     "views.min_frames=16",
-    "views.min_ratio=0.3",
-    "train.batch_size=48",
-    "train.epochs=50",
-    "train.milestones=[40]",
-    "train.lr=0.1",
-    "train.checkpoint_every=5",
+    "train.precision=float32",
+    "train.batch_size=32",
+    "train.lr=0.01",
+    "train.epochs=60",
+    "train.milestones=[50]",
     "train.probe_every=10",
 )
 
@@ -48,7 +44,13 @@ def demo_flow(out: str = "demo") -> str:
     print("3/5  PCM3++ pre-training, without labels")
     run = folder / "run"
     options = PretrainOptions(
-        data=result.folder, dataset="ntu60", protocol="xview", run=run, overrides=OVERRIDES, resume=True
+        method="pcm3pp-small",
+        data=result.folder,
+        dataset="ntu60",
+        protocol="xview",
+        run=run,
+        overrides=OVERRIDES,
+        resume=True,
     )
     task(pretrain)(options, progress=True)
     print("4/5  linear and retrieval scores, beside the untrained encoder and the coordinates themselves")

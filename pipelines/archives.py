@@ -190,7 +190,7 @@ def _plain_files(found: list[tuple[Path, str]], progress: bool) -> list[RawFile]
     # Threads: zlib.crc32 and file reads release the interpreter lock.
     with ThreadPoolExecutor() as pool:
         results = pool.map(lambda item: _plain_file(*item), found)
-        return list(tqdm(results, "listing", len(found), unit="file", disable=not progress))
+        return list(tqdm(results, "listing", len(found), unit="file", disable=not (progress and found)))
 
 
 def _plain_file(path: Path, origin: str) -> RawFile:
