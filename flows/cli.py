@@ -2,10 +2,14 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from shards.catalog import DATASETS, SOURCES
 from shards.errors import SkelstreamError
@@ -26,13 +30,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     options = parser().parse_args(arguments)
     try:
-        return int(options.command(options) or 0)
+        with _orderly_termination():
+            return int(options.command(options) or 0)
     except (SkelstreamError, OSError) as error:
         print(f"skelstream: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("skelstream: interrupted; the same command goes on from there (pretrain: with --resume)", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _orderly_termination() -> Iterator[None]:
+    """SIGTERM ends the process by way of its exit handlers; without them Prefect's embedded server outlives it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def parser() -> argparse.ArgumentParser:

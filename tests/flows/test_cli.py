@@ -1,6 +1,7 @@
 """The command line: instant help, one line for a user's error, and every command as one would type it."""
 
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -268,3 +269,15 @@ def test_the_command_ends_with_its_exit_code(arguments: Sequence[str], tmp_path:
     assert done.stdout == ""
     assert done.stderr.startswith(f"skelstream: error: {tmp_path}: found no store")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_terminated_command_runs_the_exit_handlers_so_that_no_embedded_server_outlives_it() -> None:
+    program = (
+        "import atexit, os, signal\n"
+        "from flows import cli\n"
+        "atexit.register(print, 'handlers ran')\n"
+        "cli._synth = lambda options: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cli.main(['synth', '--source', 'ntu', '--out', 'unused'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "handlers ran\n")
