@@ -18,6 +18,7 @@ from pipelines.views import evaluation_views, pcm3pp_views
 from shards.batch import Views
 from shards.errors import ConfigError
 from shards.manifest import Manifest, read_manifest
+from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Split = Literal["train", "test"]
 
@@ -106,13 +107,31 @@ def open_loader(
     )
 
 
+def open_evaluation(
+    folder: Path,
+    config: PretrainConfig,
+    split: Split,
+    crop: Literal["centre", "random"],
+    *,
+    batch_size: int,
+    device: torch.device,
+    shuffle: bool = False,
+) -> EvaluationViews:
+    """One side as a downstream task of a run sees it: every sample, in the run's stream and length of view."""
+    seed = config.train.seed
+    loader = open_loader(
+        folder, config.data, split, batch_size=batch_size, seed=seed, device=device, shuffle=shuffle, drop_last=False
+    )
+    return EvaluationViews(loader, crop, config.data.stream, config.views.frames, seed)
+
+
 def pick_loader(manifest: Manifest, data: DataConfig, split: Split, device: torch.device) -> LoaderKind:
     """ "resident" when the split's frames take at most a quarter of the device's memory, else "stream"."""
     if data.loader != "auto":
         return data.loader
     name = f"{data.dataset}/{data.protocol}"
     frames = sum(cell.frames for cell in manifest.cells.values() if cell.memberships.get(name) == split)
-    needed = frames * 2 * 25 * 3 * (4 if manifest.dtype == "float32" else 2)
+    needed = frames * NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES * (4 if manifest.dtype == "float32" else 2)
     return "resident" if needed <= _memory(device) // 4 else "stream"
 
 

@@ -4,12 +4,10 @@ Each task is run for the trained encoder and, so that a number means something, 
 retrieval also for the coordinates themselves.
 """
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,9 +15,9 @@ import torch
 from prefect import flow, task
 from torch import nn
 
-from flows.build import EvaluationViews, Split, build_encoder, open_loader, pick_device
+from flows.build import EvaluationViews, Split, build_encoder, open_evaluation, pick_device
 from flows.config import EvaluateConfig, Frozen, PretrainConfig, apply_overrides, read_config
-from flows.pretrain import read_run
+from flows.pretrain import read_run, versions
 from models.evaluation.features import Features, coordinate_features, extract_features
 from models.evaluation.linear import linear_evaluation
 from models.evaluation.results import TaskResult, hardware, read_results, write_results
@@ -65,18 +63,9 @@ class Bench:
         return dataset(self.config.data.dataset).num_classes
 
     def views(self, split: Split, crop: Literal["centre", "random"], batch_size: int, shuffle: bool) -> EvaluationViews:
-        loader = open_loader(
-            self.folder,
-            self.config.data,
-            split,
-            batch_size=batch_size,
-            seed=self.config.train.seed,
-            device=self.device,
-            shuffle=shuffle,
-            drop_last=False,
+        return open_evaluation(
+            self.folder, self.config, split, crop, batch_size=batch_size, device=self.device, shuffle=shuffle
         )
-        data = self.config.data
-        return EvaluationViews(loader, crop, data.stream, self.config.views.frames, self.config.train.seed)
 
     def features(self, split: Split, encoder: nn.Module | None) -> Features:
         """Centre crop, in stored order; the coordinates themselves when there is no encoder."""
@@ -240,11 +229,7 @@ def _run(bench: Bench, name: str, subject: Subject, encoder: nn.Module | None, s
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
         hardware=hardware(bench.device),
-        versions={
-            "skelstream": version("skelstream"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        versions=versions(),
     )
 
 

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from prefect import flow, task
 from torch import nn
 
-from flows.build import EvaluationViews, PretrainViews, build_objective, open_loader, pick_device
+from flows.build import PretrainViews, Split, build_objective, open_evaluation, open_loader, pick_device
 from flows.config import DataConfig, Frozen, PretrainConfig, apply_overrides, first_difference, read_config
 from flows.recipes import recipe
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
-from models.training.engine import TrainResult, train
+from models.training.engine import Probe, TrainResult, train
 from models.training.monitor import LOG
 from shards.catalog import dataset
 from shards.errors import ConfigError
@@ -86,7 +86,7 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
         recipe=manifest.recipe,
         fingerprint=manifest.fingerprint,
         revision=revision(),
-        versions={"skelstream": version("skelstream"), "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
     )
     with _alone(options.run):
         _write_run(options.run, config, record)
@@ -134,6 +134,11 @@ def read_run(run: Path) -> RunRecord:
         raise ConfigError(
             f"{run}: found no readable run.json ({error}), expected the folder of a pre-training run"
         ) from error
+
+
+def versions() -> dict[str, str]:
+    """What computed a run or a result."""
+    return {"skelstream": version("skelstream"), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def revision() -> str:
@@ -192,18 +197,11 @@ def _alone(run: Path) -> Iterator[None]:
         yield
 
 
-def _retrieval_probe(folder: Path, config: PretrainConfig, device: torch.device) -> Any:
+def _retrieval_probe(folder: Path, config: PretrainConfig, device: torch.device) -> Probe:
     """A function that scores an encoder by 1-NN retrieval, train side against test side."""
     sides = {
-        split: EvaluationViews(
-            open_loader(
-                folder, config.data, split, batch_size=256, seed=0, device=device, shuffle=False, drop_last=False
-            ),
-            crop="centre",
-            stream=config.data.stream,
-            frames=config.views.frames,
-        )
-        for split in ("train", "test")
+        split: open_evaluation(folder, config, split, "centre", batch_size=256, device=device)
+        for split in get_args(Split)
     }
 
     def probe(encoder: nn.Module) -> dict[str, float]:

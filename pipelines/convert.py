@@ -284,7 +284,7 @@ def _cluster(workers: int) -> Iterator[Any]:
     _silence()
     with (
         tempfile.TemporaryDirectory(prefix="skelstream-") as scratch,
-        LocalCluster(  # type: ignore[no-untyped-call]
+        LocalCluster(  # type: ignore[no-untyped-call]  # distributed is untyped
             n_workers=workers,
             threads_per_worker=1,
             host="127.0.0.1",
@@ -293,7 +293,7 @@ def _cluster(workers: int) -> Iterator[Any]:
             local_directory=scratch,
             silence_logs=logging.CRITICAL,
         ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
+        Client(cluster) as client,  # type: ignore[no-untyped-call]  # distributed is untyped
     ):
         yield client
 
@@ -309,7 +309,7 @@ def _connection(address: str) -> Iterator[Any]:
 
     _silence()
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+        client = Client(address, timeout=_CONNECT_SECONDS)  # type: ignore[no-untyped-call]  # distributed is untyped
         client.wait_for_workers(1, timeout=_WORKERS_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
         raise ConfigError(f"found no dask scheduler with workers at {address} ({error}), expected one") from error

@@ -167,7 +167,7 @@ def _train_epoch(
     for values, label in batches:
         check_labels(label, num_classes, "training split")
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(head(values), label).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(head(values), label).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
         steps += 1
     if steps == 0:

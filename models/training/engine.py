@@ -242,7 +242,7 @@ class _Trainer:
         with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=reduced, cache_enabled=False):
             terms = objective(batch, objective.draw(self.config.seed, epoch, step, len(batch)))
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
         return terms
 

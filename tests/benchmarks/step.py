@@ -25,7 +25,7 @@ def seconds(work: Callable[[], Tensor], rounds: int) -> float:
     times = []
     for _ in range(rounds + 1):
         begun = time.perf_counter()
-        work().backward()  # type: ignore[no-untyped-call]
+        work().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         times.append(time.perf_counter() - begun)
     return statistics.median(times[1:])
 
