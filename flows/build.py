@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -16,8 +15,10 @@ from pipelines.loaders.resident import ResidentLoader
 from pipelines.loaders.stream import StreamLoader
 from pipelines.views import evaluation_views, pcm3pp_views
 from shards.batch import Views
+from shards.encoding import member_dtype
 from shards.errors import ConfigError
 from shards.manifest import Manifest, read_manifest
+from shards.places import Place
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Split = Literal["train", "test"]
@@ -81,7 +82,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def open_loader(
-    folder: Path,
+    folder: Place,
     data: DataConfig,
     split: Split,
     *,
@@ -108,7 +109,7 @@ def open_loader(
 
 
 def open_evaluation(
-    folder: Path,
+    folder: Place,
     config: PretrainConfig,
     split: Split,
     crop: Literal["centre", "random"],
@@ -131,7 +132,7 @@ def pick_loader(manifest: Manifest, data: DataConfig, split: Split, device: torc
         return data.loader
     name = f"{data.dataset}/{data.protocol}"
     frames = sum(cell.frames for cell in manifest.cells.values() if cell.memberships.get(name) == split)
-    needed = frames * NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES * (4 if manifest.dtype == "float32" else 2)
+    needed = frames * NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES * member_dtype(manifest.dtype).itemsize
     return "resident" if needed <= _memory(device) // 4 else "stream"
 
 

@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from shards.catalog import DATASETS, SOURCES
+from flows import cli_data
+from flows.cli_data import add_plain, command
+from shards.catalog import DATASETS
 from shards.errors import SkelstreamError
 
 # No telemetry, and no chatter around our own output: Prefect logs the traceback of every error, twice, and the user
@@ -28,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 a user's error (told in one message), 130 interrupted."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)  # may load the catalogue entry of a user's own data set
         with _orderly_termination():
             return int(options.command(options) or 0)
     except (SkelstreamError, OSError) as error:
@@ -64,93 +66,22 @@ def parser() -> argparse.ArgumentParser:
         description="Raw skeleton archives -> shards -> self-supervised pre-training -> downstream scores.",
     )
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_preprocess, _add_verify, _add_pretrain, _add_evaluate, _add_report, _add_synth):
+    _add_demo(commands)
+    cli_data.add_commands(commands)
+    for add in (_add_pretrain, _add_evaluate, _add_report):
         add(commands)
     return root
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str
-) -> argparse.ArgumentParser:
-    sub: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    sub.set_defaults(command=run)
-    return sub
-
-
-def _add_plain(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--plain", action="store_true", help="run without Prefect (no server, no record of the run)")
 
 
 def _add_device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
-def _add_preprocess(commands: Any) -> None:
-    sub = _command(commands, "preprocess", _preprocess, "convert raw archives into a store and shards")
-    sub.add_argument("source", choices=list(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
-    sub.add_argument("raw", nargs="+", type=Path, metavar="RAW", help="zips or folders, any layout")
-    sub.add_argument("--out", type=Path, required=True, metavar="DATA", help="folder that holds the stores")
-    sub.add_argument("--recipe", default="pcm3", help="preprocessing recipe: pcm3 or raw")
-    sub.add_argument(
-        "--dtype", choices=["float32", "float16"], default="float32", help="of the shards; the store is float32"
-    )
-    sub.add_argument(
-        "--on-error", choices=["stop", "drop"], default="stop", help="stop at a bad sample, or drop and report it"
-    )
-    sub.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler; without it a local cluster is started")
-    sub.add_argument("--workers", type=int, metavar="N", help="local worker processes (0: none); without it one a core")
-    _add_plain(sub)
-
-
-def _preprocess(options: argparse.Namespace) -> None:
-    from pipelines.convert import find_existing
-
-    existing = find_existing(options.source, options.raw, options.out, recipe=options.recipe, dtype=options.dtype)
-    if existing is not None:
-        print(existing.summary())
-        return
-
-    from flows.preprocess import PreprocessOptions, preprocess, preprocess_flow
-
-    request = PreprocessOptions(
-        source=options.source,
-        raw=tuple(options.raw),
-        out=options.out,
-        recipe=options.recipe,
-        dtype=options.dtype,
-        on_error=options.on_error,
-        scheduler=options.scheduler,
-        workers=options.workers,
-    )
-    if options.plain:
-        print(preprocess(request, progress=True).summary())
-    else:
-        preprocess_flow(request)
-
-
-def _add_verify(commands: Any) -> None:
-    sub = _command(
-        commands, "verify", _verify, "recompute hashes, counts and splits of a store, and compare its shards with it"
-    )
-    sub.add_argument("data", type=Path, metavar="DATA", help="a store's folder, or the folder that holds the stores")
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from flows.verify import verify_data
-
-    problems = verify_data(options.data, progress=True)
-    for problem in problems:
-        print(problem)
-    return 1 if problems else 0
-
-
 def _add_pretrain(commands: Any) -> None:
-    sub = _command(commands, "pretrain", _pretrain, "pre-train an encoder without labels")
+    sub = command(commands, "pretrain", _pretrain, "pre-train an encoder without labels")
     sub.add_argument("method", metavar="METHOD", help="pcm3pp, pcm3pp-small or pcm3")
-    sub.add_argument("--data", type=Path, required=True, help="folder of a store, or of several")
-    sub.add_argument("--dataset", required=True, choices=list(DATASETS), metavar="DATASET", help=", ".join(DATASETS))
+    sub.add_argument("--data", required=True, help="folder of a store, or of several; path or URL")
+    sub.add_argument("--dataset", required=True, choices=DATASETS, metavar="DATASET", help="%(choices)s")
     sub.add_argument("--protocol", required=True, help="xsub, xview or xset; the train side is used")
     sub.add_argument("--stream", choices=["joint", "bone", "motion"], default="joint", help="what a view is made of")
     sub.add_argument("--run", type=Path, required=True, help="folder of the run")
@@ -159,7 +90,7 @@ def _add_pretrain(commands: Any) -> None:
     )
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run")
     _add_device(sub)
-    _add_plain(sub)
+    add_plain(sub)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -186,15 +117,15 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    sub = _command(commands, "evaluate", _evaluate, "score a run's checkpoint on downstream tasks")
+    sub = command(commands, "evaluate", _evaluate, "score a run's checkpoint on downstream tasks")
     sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
     sub.add_argument("--tasks", default="linear,retrieval", help="comma-separated")
-    sub.add_argument("--data", type=Path, help="folder of the store when it has moved since pre-training")
+    sub.add_argument("--data", help="folder of the store when it has moved since pre-training")
     sub.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
     )
     _add_device(sub)
-    _add_plain(sub)
+    add_plain(sub)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -217,7 +148,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    sub = _command(commands, "report", _report, "write one self-contained HTML page about a run")
+    sub = command(commands, "report", _report, "write one self-contained HTML page about a run")
     sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
     sub.add_argument("--out", type=Path, help="the page; without it RUN/report.html")
 
@@ -228,38 +159,8 @@ def _report(options: argparse.Namespace) -> None:
     print(write_report(options.run, options.out or options.run / "report.html"))
 
 
-def _add_synth(commands: Any) -> None:
-    sub = _command(commands, "synth", _synth, "write licence-free raw archives in an exact official format")
-    sub.add_argument("--source", required=True, choices=["ntu", "pkummd1", "pkummd2"])
-    sub.add_argument("--out", type=Path, required=True, help="new or empty folder")
-    sub.add_argument("--subjects", type=int, default=8, help="performers")
-    sub.add_argument("--classes", type=int, default=6, help="action classes")
-    sub.add_argument("--samples", type=int, default=240, help="files")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--zip", action="store_true", help="a zip instead of a folder")
-
-
-def _synth(options: argparse.Namespace) -> None:
-    from pipelines.synthetic import synthesize
-
-    print(
-        synthesize(
-            options.source,
-            options.out,
-            subjects=options.subjects,
-            classes=options.classes,
-            samples=options.samples,
-            seed=options.seed,
-            zipped=options.zip,
-            progress=True,
-        )
-    )
-
-
 def _add_demo(commands: Any) -> None:
-    sub = _command(
-        commands, "demo", _demo, "the whole path on synthetic archives: shards, pre-training, scores, report"
-    )
+    sub = command(commands, "demo", _demo, "the whole path on synthetic archives: shards, pre-training, scores, report")
     sub.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything the demo makes")
 
 

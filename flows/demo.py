@@ -39,13 +39,13 @@ def demo_flow(out: str = "demo") -> str:
     print("1/5  synthetic NTU RGB+D archives (licence-free, in the official format)")
     raw = task(archives)(folder / "raw")
     print("2/5  raw archives -> store and shards")
-    result = task(preprocess)(PreprocessOptions(source="ntu", raw=(raw,), out=folder / "data"), progress=True)
+    result = task(preprocess)(PreprocessOptions(source="ntu", raw=(str(raw),), out=str(folder / "data")), progress=True)
     print(result.summary())
     print("3/5  PCM3++ pre-training, without labels")
     run = folder / "run"
     options = PretrainOptions(
         method="pcm3pp-small",
-        data=result.folder,
+        data=str(result.folder),
         dataset="ntu60",
         protocol="xview",
         run=run,

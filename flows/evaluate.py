@@ -17,6 +17,7 @@ from torch import nn
 
 from flows.build import EvaluationViews, Split, build_encoder, open_evaluation, pick_device
 from flows.config import EvaluateConfig, Frozen, PretrainConfig, apply_overrides, read_config
+from flows.options import PlaceText
 from flows.pretrain import read_run, versions
 from models.evaluation.features import Features, coordinate_features, extract_features
 from models.evaluation.linear import linear_evaluation
@@ -26,6 +27,7 @@ from models.training.checkpoint import encoder_state, latest_checkpoint, load_ch
 from shards.catalog import dataset
 from shards.errors import CheckpointError, ConfigError
 from shards.manifest import find_store, read_manifest, sha256_file
+from shards.places import Place, place
 
 Subject = Literal["trained", "random encoder", "coordinates"]
 Scores = dict[str, Any]
@@ -36,7 +38,7 @@ class EvaluateOptions(Frozen):
 
     run: Path
     tasks: tuple[str, ...] = ("linear", "retrieval")
-    data: Path | None = None
+    data: PlaceText | None = None
     overrides: tuple[str, ...] = ()
     device: str = "auto"
 
@@ -52,7 +54,7 @@ class EvaluateOptions(Frozen):
 class Bench:
     """One store, seen as one run saw it: gives the views of either side."""
 
-    folder: Path
+    folder: Place
     config: PretrainConfig
     options: EvaluateConfig
     device: torch.device
@@ -86,7 +88,7 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
     if done is not None:
         return done
     config, record = read_config(options.run / "config.json"), read_run(options.run)
-    folder = find_store(options.data or Path(record.store), config.data.dataset)
+    folder = find_store(place(options.data or record.store), config.data.dataset)
     source = _source(options)
     state = encoder_state(load_checkpoint(source.checkpoint, expect_fingerprint=read_manifest(folder).fingerprint))
     bench = Bench(folder, config, options.resolve(), pick_device(options.device), progress)
@@ -131,7 +133,7 @@ def _source(options: EvaluateOptions) -> _Source:
     fingerprint = read_run(options.run).fingerprint
     if options.data is not None:
         name = read_config(options.run / "config.json").data.dataset
-        fingerprint = read_manifest(find_store(options.data, name)).fingerprint
+        fingerprint = read_manifest(find_store(place(options.data), name)).fingerprint
     path = _checkpoint_path(options.run)
     return _Source(fingerprint, path, sha256_file(path))
 

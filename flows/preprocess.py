@@ -6,6 +6,7 @@ from typing import Literal
 from prefect import flow, task
 from pydantic import BaseModel, ConfigDict
 
+from flows.options import PlaceText
 from pipelines.convert import ConvertResult, convert
 
 
@@ -14,23 +15,25 @@ class PreprocessOptions(BaseModel):
 
     Attributes:
         source: name in `shards.catalog.SOURCES`.
-        raw: folders and zips, any layout.
-        out: folder that holds the stores; the store becomes `<source>-<recipe>-<fingerprint>` in it.
+        raw: folders and zips, any layout; paths or URLs.
+        out: folder (path or URL) that holds the stores; the store becomes `<source>-<recipe>-<fingerprint>` in it.
         on_error: "stop" ends at the first bad sample; "drop" leaves bad samples out and reports each.
-        scheduler: address of a Dask scheduler; None starts a local cluster.
-        workers: processes of the local cluster; None takes one a core, 0 works in this process.
+        scheduler: address of a Dask scheduler whose workers do the work; None works in this process.
+        workers: threads of this process; None takes one a core.
+        scratch: local folder to work in when `out` is a URL.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    raw: tuple[Path, ...]
-    out: Path = Path("data")
+    raw: tuple[PlaceText, ...]
+    out: PlaceText = "data"
     recipe: str = "pcm3"
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16", "fixed"] = "float32"
     on_error: Literal["stop", "drop"] = "stop"
     scheduler: str | None = None
     workers: int | None = None
+    scratch: Path | None = None
 
 
 def preprocess(options: PreprocessOptions, *, progress: bool = False) -> ConvertResult:
@@ -44,6 +47,7 @@ def preprocess(options: PreprocessOptions, *, progress: bool = False) -> Convert
         on_error=options.on_error,
         scheduler=options.scheduler,
         workers=options.workers,
+        scratch=options.scratch,
         progress=progress,
     )
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from flows.build import PretrainViews, Split, build_objective, open_evaluation, open_loader, pick_device
 from flows.config import DataConfig, Frozen, PretrainConfig, apply_overrides, first_difference, read_config
+from flows.options import PlaceText
 from flows.recipes import recipe
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
@@ -25,13 +26,14 @@ from models.training.monitor import LOG
 from shards.catalog import dataset
 from shards.errors import ConfigError
 from shards.manifest import find_store, read_manifest, write_atomic
+from shards.places import Place, place
 
 
 class PretrainOptions(Frozen):
     """What to train on which data, and where the run lies. See `skelstream pretrain --help`."""
 
     method: str = "pcm3pp"
-    data: Path
+    data: PlaceText
     dataset: str
     protocol: str
     stream: Literal["joint", "bone", "motion"] = "joint"
@@ -73,7 +75,7 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
     if done is not None:
         return done
     config = options.resolve()
-    folder = find_store(options.data, options.dataset)
+    folder = find_store(place(options.data), options.dataset)
     manifest = read_manifest(folder)
     device = pick_device(options.device)
     loader = open_loader(
@@ -82,7 +84,7 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
     objective = build_objective(config).to(device)
     _check_resumable(options, manifest.fingerprint)
     record = RunRecord(
-        store=str(folder.absolute()),
+        store=str(folder.absolute() if isinstance(folder, Path) else folder),
         recipe=manifest.recipe,
         fingerprint=manifest.fingerprint,
         revision=revision(),
@@ -114,7 +116,7 @@ def finished(options: PretrainOptions) -> TrainResult | None:
     path = latest_checkpoint(options.run)
     if path is None:
         return None
-    fingerprint = read_manifest(find_store(options.data, options.dataset)).fingerprint
+    fingerprint = read_manifest(find_store(place(options.data), options.dataset)).fingerprint
     checkpoint = load_checkpoint(path, expect_fingerprint=fingerprint)
     if checkpoint.epoch < config.train.epochs:
         return None
@@ -197,7 +199,7 @@ def _alone(run: Path) -> Iterator[None]:
         yield
 
 
-def _retrieval_probe(folder: Path, config: PretrainConfig, device: torch.device) -> Probe:
+def _retrieval_probe(folder: Place, config: PretrainConfig, device: torch.device) -> Probe:
     """A function that scores an encoder by 1-NN retrieval, train side against test side."""
     sides = {
         split: open_evaluation(folder, config, split, "centre", batch_size=256, device=device)

@@ -20,6 +20,7 @@ from pipelines.views import unflatten
 from shards.batch import Views
 from shards.errors import StoreError
 from shards.manifest import Manifest, find_store, read_manifest, write_atomic
+from shards.places import Place, place
 
 SHOWN = 3
 """Sequences drawn."""
@@ -50,7 +51,7 @@ def write_report(run: Path, out: Path) -> Path:
         StoreError: the store of the run is not there any more.
     """
     config, record = read_config(run / "config.json"), read_run(run)
-    folder = find_store(Path(record.store), config.data.dataset)
+    folder = find_store(place(record.store), config.data.dataset)
     manifest = read_manifest(folder)
     if manifest.fingerprint != record.fingerprint:
         raise StoreError(f"{folder}: found fingerprint {manifest.fingerprint}, expected {record.fingerprint} of {run}")
@@ -108,7 +109,7 @@ def _curves(run: Path) -> list[Markup]:
     return [Markup(figure) for figure in figures]
 
 
-def _sequences(folder: Path, config: PretrainConfig, up: int) -> list[Picture]:
+def _sequences(folder: Place, config: PretrainConfig, up: int) -> list[Picture]:
     loader = open_loader(
         folder, config.data, "test", batch_size=SHOWN, seed=0, device=torch.device("cpu"), shuffle=True, drop_last=False
     )
@@ -119,7 +120,7 @@ def _sequences(folder: Path, config: PretrainConfig, up: int) -> list[Picture]:
     ]
 
 
-def _views(folder: Path, config: PretrainConfig, up: int) -> list[Picture]:
+def _views(folder: Place, config: PretrainConfig, up: int) -> list[Picture]:
     loader = open_loader(
         folder, config.data, "train", batch_size=4, seed=0, device=torch.device("cpu"), drop_last=False
     )

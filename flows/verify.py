@@ -1,37 +1,63 @@
 """Verification of whole stores: the checks of `shards.verify` with the window function of the store's recipe."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
+from pipelines.deep import SHARE, deep_verify
 from pipelines.preprocessing.recipes import recipe
 from shards.catalog import SOURCES, source
 from shards.errors import SkelstreamError, StoreError
-from shards.manifest import read_manifest
+from shards.manifest import MANIFEST, read_manifest
+from shards.places import Place
 from shards.verify import verify
 
 
-def store_folders(data: Path) -> list[Path]:
+def store_folders(data: Place) -> list[Place]:
     """`data` itself when it is a store, else the stores in it; StoreError when there is none."""
-    if (data / "manifest.json").is_file():
+    if (data / MANIFEST).is_file():
         return [data]
     prefixes = tuple(f"{name}-" for name in SOURCES)
-    found = sorted(p for p in data.glob("*") if p.is_dir() and p.name.startswith(prefixes))
-    if not found:
-        raise StoreError(f"{data}: found no store, expected a folder with manifest.json or a folder of such folders")
-    return found
+    names = sorted(path.name for path in data.iterdir()) if data.is_dir() else []
+    found = [data / name for name in names if name.startswith(prefixes)]
+    folders = [folder for folder in found if folder.is_dir()]
+    if not folders:
+        raise StoreError(f"{data}: found no store, expected a folder with {MANIFEST} or a folder of such folders")
+    return folders
 
 
-def verify_data(data: Path, *, progress: bool = False) -> list[str]:
-    """Every problem of every store below `data`, one line each; empty when all is good."""
-    return [problem for folder in store_folders(data) for problem in _verify_store(folder, progress)]
+def verify_data(
+    data: Place, deep_raw: Sequence[Place] = (), *, share: float = SHARE, seed: int = 0, progress: bool = False
+) -> list[str]:
+    """Every problem of every store below `data`, one line each; empty when all is good.
+
+    Args:
+        data: a store's folder, or the folder that holds several.
+        deep_raw: raw input of which a random part is converted again and compared; empty leaves that out.
+        share, seed: of that part, see `pipelines.deep.deep_verify`.
+        progress: whether to show progress bars and say what was looked at.
+    """
+    folders = store_folders(data)
+    return [problem for folder in folders for problem in _verify_store(folder, deep_raw, share, seed, progress)]
 
 
-def _verify_store(folder: Path, progress: bool) -> list[str]:
+def _verify_store(folder: Place, deep_raw: Sequence[Place], share: float, seed: int, progress: bool) -> list[str]:
     try:
         manifest = read_manifest(folder)
         window = recipe(manifest.recipe, manifest.source).window if source(manifest.source).untrimmed else None
     except SkelstreamError as error:  # of one store; the others are still looked at
         return [str(error) if str(folder) in str(error) else f"{folder}: {error}"]
     found = verify(folder, window, progress=progress)
+    if deep_raw:
+        found += _deep(folder, deep_raw, share, seed, progress)
     if progress:
         print(f"{folder}: {manifest.describe()}: {f'{len(found)} problems' if found else 'good'}")
     return [f"{folder.name}: {problem}" for problem in found]
+
+
+def _deep(folder: Place, raw: Sequence[Place], share: float, seed: int, progress: bool) -> list[str]:
+    try:
+        check = deep_verify(folder, raw, share, seed, progress)
+    except SkelstreamError as error:
+        return [f"{error}"]
+    if progress:
+        print(f"{folder}: {check.describe()}")
+    return check.problems

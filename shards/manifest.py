@@ -9,12 +9,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from secrets import token_hex
+from typing import Annotated, Any, Self, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shards.catalog import dataset as dataset_of
+from shards.encoding import Storage
 from shards.errors import StoreError
+from shards.places import Place
+from shards.remote import failures
 from shards.schema import FORMAT_VERSION
 
 MANIFEST = "manifest.json"
@@ -40,6 +44,7 @@ def _inside(path: str) -> str:
 InnerPath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
+Metres = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Frozen(BaseModel):
@@ -89,7 +94,7 @@ class Manifest(_Frozen):
     Attributes:
         inventory: SHA-256 of the inventory of the raw files.
         counts: see `counts`.
-        dtype: of the frames in the shards; the store's are always float32.
+        dtype: how the frames of store and shards are kept.
         cells: by name.
         shards: in the order of their paths.
         files: every file of the folder but the manifest, in the order of their paths.
@@ -103,12 +108,19 @@ class Manifest(_Frozen):
     inventory: Sha256
     fingerprint: str
     counts: dict[str, Count]
-    dtype: Literal["float32", "float16"]
+    dtype: Storage
+    max_error: Metres
     cells: dict[str, CellEntry]
     shards: list[ShardEntry]
     files: list[FileEntry]
     dropped: list[Outcome]
     repaired: list[Outcome]
+
+    @model_validator(mode="after")
+    def _lossless(self) -> Self:
+        if self.dtype == "float32" and self.max_error:
+            raise ValueError(f"found a max_error of {self.max_error:g} m, expected 0 for float32, which rounds nothing")
+        return self
 
     def describe(self) -> str:
         """The counts, for people to read."""
@@ -118,7 +130,7 @@ class Manifest(_Frozen):
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
@@ -144,10 +156,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Place) -> str:
     """SHA-256 of a file as 64 hex digits, read in blocks."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        # ignored below because BinaryIO, which is fsspec's promise, does not name `readinto`, though its files have it
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def file_entry(folder: Path, path: Path) -> FileEntry:
@@ -175,7 +188,7 @@ def fingerprint(source: str, inventory: str, recipe_steps: Sequence[dict[str, An
         source: name of the source.
         inventory: SHA-256 of the inventory of its raw files.
         recipe_steps: steps of the recipe with their parameters.
-        dtype: of the shards' frames.
+        dtype: storage of the frames.
     """
     identity = {
         "format_version": FORMAT_VERSION,
@@ -184,8 +197,13 @@ def fingerprint(source: str, inventory: str, recipe_steps: Sequence[dict[str, An
         "recipe_steps": list(recipe_steps),
         "dtype": dtype,
     }
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:12]
+    return _digest(identity)[:12]
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `fields`."""
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def folder_name(source: str, recipe: str, fingerprint: str) -> str:
@@ -195,11 +213,17 @@ def folder_name(source: str, recipe: str, fingerprint: str) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`; call it last, because its presence declares the folder finished."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
-    write_atomic(folder / MANIFEST, (text + "\n").encode("ascii"))
+    write_atomic(folder / MANIFEST, encode_manifest(manifest))
 
 
-def read_manifest(folder: Path) -> Manifest:
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The text of `manifest.json`; its member `sha256` is of the canonical JSON of all others."""
+    fields = manifest.model_dump(mode="json")
+    text = json.dumps(fields | {"sha256": _digest(fields)}, indent=1, sort_keys=True, allow_nan=False)
+    return (text + "\n").encode("ascii")
+
+
+def read_manifest(folder: Place) -> Manifest:
     """Read the manifest of a finished folder.
 
     Raises:
@@ -210,22 +234,33 @@ def read_manifest(folder: Path) -> Manifest:
         fields = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise StoreError(f"{folder}: found no {MANIFEST}, expected a finished store (run preprocess again)") from None
-    except (ValueError, OSError) as error:
+    except failures(path, (ValueError, OSError)) as error:
         raise StoreError(f"{path}: found no readable JSON ({error}), expected a manifest") from None
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if version != FORMAT_VERSION:
         raise StoreError(f"{path}: found format version {version!r}, expected {FORMAT_VERSION}")
+    stated = fields.pop("sha256", None)
     try:
-        return Manifest.model_validate(fields)
+        manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StoreError(
             f"{path}: found a bad field {where or 'at the top'} ({first['msg']}), expected a manifest"
         ) from None
+    found = _digest(fields)
+    if stated != found:
+        raise StoreError(
+            f"{path}: found content with SHA-256 {found}, expected {stated!r} as it states: it was damaged or edited"
+        )
+    return manifest
 
 
-def find_store(data: Path, dataset: str, recipe: str | None = None) -> Path:
+@overload
+def find_store(data: Path, dataset: str, recipe: str | None = None) -> Path: ...
+@overload
+def find_store(data: Place, dataset: str, recipe: str | None = None) -> Place: ...
+def find_store(data: Place, dataset: str, recipe: str | None = None) -> Place:
     """Find the one finished store that serves a data set.
 
     Args:
@@ -238,22 +273,33 @@ def find_store(data: Path, dataset: str, recipe: str | None = None) -> Path:
         StoreError: none fits (says what is there), or several do (names them).
     """
     source = dataset_of(dataset).source
-    if (data / MANIFEST).exists():
-        candidates = [data]
-    elif data.is_dir():
-        # a hidden folder is a conversion at work: complete or not, it has no name yet
-        candidates = sorted(c for c in data.iterdir() if c.is_dir() and not c.name.startswith("."))
-    else:
-        raise StoreError(f"{data}: found no such folder, expected one that holds a store of {source}")
-    finished = {folder: read_manifest(folder) for folder in candidates if (folder / MANIFEST).exists()}
-    fitting = [f for f, m in finished.items() if m.source == source and recipe in (None, m.recipe)]
+    candidates = _candidates(data, source)
+    finished = {name: read_manifest(data / name) for name, has_manifest in candidates.items() if has_manifest}
+    fitting = [name for name, m in finished.items() if m.source == source and recipe in (None, m.recipe)]
     if len(fitting) == 1:
-        return fitting[0]
+        return data / fitting[0] if fitting[0] else data
     wanted = f"a finished store of source {source}" + (f" by recipe {recipe}" if recipe else "")
     if fitting:
-        names = ", ".join(folder.name for folder in fitting)
         raise StoreError(
-            f"{data}: found {len(fitting)} stores ({names}), expected one: point at the folder of the one you mean"
+            f"{data}: found {len(fitting)} stores ({', '.join(fitting)}), expected one:"
+            " point at the folder of the one you mean"
         )
-    there = ", ".join(f.name + ("" if f in finished else " (unfinished)") for f in candidates) or "nothing"
+    named = ((name or data.name) + ("" if name in finished else " (unfinished)") for name in candidates)
+    there = ", ".join(named) or "nothing"
     raise StoreError(f"{data}: found {there}, expected {wanted} for data set {dataset}")
+
+
+def _candidates(data: Place, source: str) -> dict[str, bool]:
+    """Names of the folders in `data`, and whether each has a manifest; the only one "" where `data` itself has one."""
+    try:
+        if not isinstance(data, Path):
+            data.fs.invalidate_cache()  # somebody may have uploaded since it was last listed
+        if (data / MANIFEST).exists():
+            return {"": True}
+        if data.is_dir():
+            # a hidden folder is a conversion at work: complete or not, it has no name yet
+            names = sorted(c.name for c in data.iterdir() if c.is_dir() and not c.name.startswith("."))
+            return {name: (data / name / MANIFEST).exists() for name in names}
+    except failures(data) as error:
+        raise StoreError(f"{data}: found no answer ({error}), expected a folder that holds a store") from error
+    raise StoreError(f"{data}: found no such folder, expected one that holds a store of {source}")

@@ -4,13 +4,13 @@ Axis legend: N sample, T frame, M person, V joint, C coordinate (x, y, z in metr
 encoders for sequences take (N, T, V*C*M), flattened in that order (index = v*6 + c*2 + m).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of everything below a store's folder; part of its fingerprint."""
 
 UNKNOWN = -1
@@ -50,7 +50,33 @@ class SampleInfo:
     bodies: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the raw recording of a store's row was like, before the recipe chose and changed anything.
+
+    Attributes:
+        frames: in the file.
+        empty_frames: those that list no body.
+        bodies: listed in the fullest frame.
+        ids: different body ids; 0 where the format has none.
+        switches: pairs of neighbouring frames and slots whose body id changes, though both frames fill the slot;
+            recipes that go by slots see a person jump there.
+        dropped_by_rank: bodies (ids, or slots where the recipe goes by slots) left out behind the two persons kept.
+        dropped_by_length, dropped_by_spread, dropped_by_overlap: bodies left out by those rules of the recipe.
+    """
+
+    frames: int
+    empty_frames: int = 0
+    bodies: int = 1
+    ids: int = 0
+    switches: int = 0
+    dropped_by_rank: int = 0
+    dropped_by_length: int = 0
+    dropped_by_spread: int = 0
+    dropped_by_overlap: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,58 +1,53 @@
-"""Verification: recompute all that a store's folder claims, and name everything that is wrong."""
+"""Verification: recompute all that a store's folder claims, and name everything that is wrong.
 
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+Here: the manifest, the files, the store. What the shards hold is compared with the store in `shards.verify_shards`.
+"""
+
+import hashlib
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from shards.catalog import SOURCES, dataset, info_from_name, missing_samples
-from shards.cells import cell_name, memberships
-from shards.errors import SkelstreamError, StoreError
+from shards.catalog import info_from_name, missing_samples
+from shards.catalog import source as source_of
+from shards.errors import ConfigError, SkelstreamError, StoreError
 from shards.manifest import (
     MANIFEST,
-    SHARDS,
     STORE,
-    CellEntry,
+    FileEntry,
     Manifest,
-    ShardEntry,
     counts,
+    encode_manifest,
     fingerprint,
     folder_name,
     read_manifest,
-    sha256_file,
 )
-from shards.reader import read_index, read_shard
-from shards.schema import SampleInfo, Segment, segment_key
+from shards.places import Place
+from shards.remote import failures
+from shards.schema import SampleInfo, segment_key
 from shards.skeleton import NUM_PERSONS
 from shards.store import FRAMES_PER_SHARD, Store, open_store
-from shards.writer import FRAMES_MEMBER, JSON_MEMBER, sample_record
+from shards.verify_shards import Window, check_shards, expected_samples, on_threads
 
-Window = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+_BLOCK = 1 << 20
 
-_NAMED = 5  # samples that one line names at most
-
-
-@dataclass(frozen=True)
-class _Expected:
-    """A sample as the store gives it: frames first..stop-1, before the window."""
-
-    info: SampleInfo
-    first: int
-    stop: int
-    segment: Segment | None
+# Half a step of `fixed`, and half a unit in the last place of float16 and float32 relative to the largest value.
+_HALF_STEP = 0.5e-4
+_HALF_ULP_16 = 2.0**-11
+_HALF_ULP_32 = 2.0**-24
 
 
-def verify(folder: Path, window: Window | None = None, progress: bool = False) -> list[str]:
+def verify(folder: Place, window: Window | None = None, progress: bool = False) -> list[str]:
     """Recompute identity, hashes, store, cells, splits, counts and shards of a finished folder.
 
     Args:
-        folder: `<source>-<recipe>-<fingerprint>`.
+        folder: `<source>-<recipe>-<fingerprint>`, local or remote.
         window: what the recipe does to a trimmed action of an untrimmed source, (n, M, V, C) -> (T, M, V, C); None
             leaves the frames as they are.
         progress: whether to show progress bars.
@@ -64,47 +59,111 @@ def verify(folder: Path, window: Window | None = None, progress: bool = False) -
         manifest = read_manifest(folder)
     except StoreError as error:
         return [str(error)]
-    problems = [*_identity(folder, manifest), *_files(folder, manifest, progress)]
-    if manifest.source not in SOURCES:
-        return problems
+    problems = [*check_identity(folder, manifest)]
+    problems += check_files(folder, manifest, progress).lines()
     try:
+        source_of(manifest.source)
         store = open_store(folder / STORE)
         infos = store.infos
+    except ConfigError:  # named by its identity
+        return problems
     except (StoreError, ValueError) as error:
         return [*problems, f"{STORE}: {error}"]
-    problems += [*_rows(manifest, infos), *_frames(store, progress)]
+    problems += [*_rows(manifest, infos), *_quality(store), *_frames(manifest, store, progress)]
     wrong = list(_segments(manifest, store))
     if wrong:
         return [*problems, *wrong]
-    return [*problems, *_samples(folder, manifest, store, window, progress)]
+    problems += _counts(manifest, store)
+    return [*problems, *check_shards(folder, manifest, store, window, progress)]
 
 
-def _identity(folder: Path, manifest: Manifest) -> Iterator[str]:
-    if manifest.source not in SOURCES:
-        yield f"{MANIFEST}: found source {manifest.source!r}, expected one of {', '.join(SOURCES)}"
+def _text(folder: Place, manifest: Manifest) -> Iterator[str]:
+    """Whether the manifest is written as `encode_manifest` writes it: JSON has many forms of one content."""
+    lines = (folder / MANIFEST).read_bytes().split(b"\n")
+    pairs = enumerate(zip_longest(lines, encode_manifest(manifest).split(b"\n")), start=1)
+    different = next((number for number, (line, other) in pairs if line != other), None)
+    if different is not None:
+        yield f"{MANIFEST}: line {different}: found another form, expected the text as it is written for its content"
+
+
+def check_identity(folder: Place, manifest: Manifest) -> Iterator[str]:
+    """What contradicts itself in a manifest, its text and the name of its folder."""
+    yield from _text(folder, manifest)
+    try:
+        source_of(manifest.source)
+    except ConfigError as error:
+        yield f"{MANIFEST}: {error}"
+    for step in manifest.recipe_steps:
+        if step.get("name") == "recipe" and step.get("recipe") != manifest.recipe:
+            yield f"{MANIFEST}: found recipe {manifest.recipe!r}, expected {step.get('recipe')!r} by its steps"
     name = fingerprint(manifest.source, manifest.inventory, manifest.recipe_steps, manifest.dtype)
     if manifest.fingerprint != name:
         yield f"{MANIFEST}: found fingerprint {manifest.fingerprint}, expected {name} by its source, recipe and format"
     expected = folder_name(manifest.source, manifest.recipe, name)
-    if folder.resolve().name != expected:
+    if (folder.resolve() if isinstance(folder, Path) else folder).name != expected:
         yield f"{folder}: found a folder of this name, expected {expected}"
-
-
-def _files(folder: Path, manifest: Manifest, progress: bool) -> Iterator[str]:
-    listed = {entry.path: entry for entry in manifest.files}
-    if len(listed) != len(manifest.files):
+    if len({entry.path for entry in manifest.files}) != len(manifest.files):
         yield f"{MANIFEST}: found a file listed twice, expected each once"
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
-    yield from (f"{path}: found a file that the manifest does not list" for path in sorted(there - listed.keys()))
-    yield from (
-        f"{path}: found no file, expected one that the manifest lists" for path in sorted(listed.keys() - there)
-    )
-    for path in tqdm(sorted(there & listed.keys()), desc="files", unit=" files", disable=not progress):
-        size = (folder / path).stat().st_size
-        if size != listed[path].bytes:
-            yield f"{path}: found {size} bytes, expected {listed[path].bytes}"
-        elif sha256_file(folder / path) != listed[path].sha256:
-            yield f"{path}: found other content, expected SHA-256 {listed[path].sha256}"
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """How the files of a folder differ from its manifest.
+
+    Attributes:
+        strays: files that the manifest does not list, sorted.
+        broken: listed file -> what is wrong with it, sorted.
+    """
+
+    strays: tuple[str, ...]
+    broken: dict[str, str]
+
+    def lines(self) -> list[str]:
+        strays = [f"{path}: found a file that the manifest does not list" for path in self.strays]
+        return strays + [f"{path}: {reason}" for path, reason in self.broken.items()]
+
+
+def check_files(folder: Place, manifest: Manifest, progress: bool = False) -> FileCheck:
+    """Compare presence, size and SHA-256 of every file with the manifest."""
+    there = _list_files(folder) - {MANIFEST}
+    listed = {entry.path: entry for entry in manifest.files}
+    broken = dict.fromkeys(sorted(listed.keys() - there), "found no file, expected one that the manifest lists")
+    entries = [listed[path] for path in sorted(there & listed.keys())]
+    total = sum(entry.bytes for entry in entries)
+    with tqdm(desc="files", total=total, unit="B", unit_scale=True, disable=not progress) as bar:
+        for entry, fault in zip(
+            entries, on_threads(partial(_file_fault, folder), entries, "", "", progress=False), strict=True
+        ):
+            if fault is not None:
+                broken[entry.path] = fault
+            bar.update(entry.bytes)
+    return FileCheck(tuple(sorted(there - listed.keys())), dict(sorted(broken.items())))
+
+
+def _list_files(folder: Place) -> set[str]:
+    """Paths of all files below a folder, relative to it."""
+    if isinstance(folder, Path):
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    # One listing; asking each path whether it is a folder would be a request each.
+    root = folder.path.rstrip("/")
+    return {path[len(root) + 1 :] for path in folder.fs.find(root)}
+
+
+def _file_fault(folder: Place, entry: FileEntry) -> str | None:
+    path = folder / entry.path
+    try:
+        status = path.stat()
+        if isinstance(path, Path) and not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+            return "found something that is no file, expected a file"
+        if status.st_size != entry.bytes:
+            return f"found {status.st_size} bytes, expected {entry.bytes}"
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except failures(path) as error:
+        return f"found an unreadable file ({error}), expected a readable one"
+    return None if digest.hexdigest() == entry.sha256 else f"found other content, expected SHA-256 {entry.sha256}"
 
 
 def _rows(manifest: Manifest, infos: list[SampleInfo]) -> Iterator[str]:
@@ -126,20 +185,65 @@ def _rows(manifest: Manifest, infos: list[SampleInfo]) -> Iterator[str]:
             yield f"{STORE}: {info.key}: found a sample of the official missing list, expected none"
 
 
-def _frames(store: Store, progress: bool) -> Iterator[str]:
-    for first in tqdm(range(0, store.num_frames, FRAMES_PER_SHARD), desc="store", unit=" shards", disable=not progress):
-        try:
-            frames = store.read(first, min(first + FRAMES_PER_SHARD, store.num_frames))
-        except StoreError as error:
-            yield f"{STORE}: {error}"
-            continue
-        bad = first + np.flatnonzero(~np.isfinite(frames).all(axis=(1, 2, 3)))
-        for row in np.unique(np.searchsorted(store.offsets, bad, side="right") - 1):
-            yield f"{STORE}: {store.infos[row].key}: found a coordinate that is not finite, expected finite ones"
+def _quality(store: Store) -> Iterator[str]:
+    """A recipe may leave frames out, and a body it does not count is none: what cannot be, whatever the recipe."""
+    if store.quality is None:
+        return
+    lengths = np.diff(store.offsets).tolist()
+    for info, length, quality in zip(store.infos, lengths, store.quality, strict=True):
+        where = f"{STORE}: quality of {info.key}"
+        fields = vars(quality)
+        negative = [name for name, value in fields.items() if value < 0]
+        if negative:
+            yield f"{where}: found {negative[0]} {fields[negative[0]]}, expected 0 or more"
+        if quality.frames < length:
+            yield f"{where}: found {quality.frames} raw frames, expected at least the {length} that are stored"
+        if quality.empty_frames > quality.frames:
+            yield f"{where}: found {quality.empty_frames} empty frames, expected at most its {quality.frames} frames"
+        if quality.switches > quality.frames * quality.bodies:
+            yield f"{where}: found {quality.switches} switches, expected at most one a frame and body"
+
+
+def _frames(manifest: Manifest, store: Store, progress: bool) -> Iterator[str]:
+    if store.dtype != manifest.dtype:
+        yield f"{MANIFEST}: found dtype {manifest.dtype}, expected the store's {store.dtype}"
+    firsts = range(0, store.num_frames, FRAMES_PER_SHARD)
+    largest = 0.0
+    for problems, value in on_threads(partial(_shard_of_frames, store), firsts, "store", "shards", progress=progress):
+        yield from problems
+        largest = max(largest, value)
+    yield from _max_error(manifest, largest)
+
+
+def _shard_of_frames(store: Store, first: int) -> tuple[list[str], float]:
+    """Problems of one file of frames, and its largest finite absolute value."""
+    try:
+        frames = store.read(first, min(first + FRAMES_PER_SHARD, store.num_frames))
+    except StoreError as error:
+        return [f"{STORE}: {error}"], 0.0
+    finite = np.isfinite(frames)
+    if finite.all():
+        return [], float(np.abs(frames).max())
+    bad = first + np.flatnonzero(~finite.all(axis=(1, 2, 3)))
+    keys = [store.infos[row].key for row in np.unique(np.searchsorted(store.offsets, bad, side="right") - 1)]
+    found = "found a coordinate that is not finite, expected finite ones"
+    return [f"{STORE}: {key}: {found}" for key in keys], float(np.abs(frames[finite]).max(initial=0.0))
+
+
+def _max_error(manifest: Manifest, largest: float) -> Iterator[str]:
+    """Whether the stated error is one that the storage can have made of values up to `largest`."""
+    limit = {
+        "float32": 0.0,
+        "float16": largest * _HALF_ULP_16 * (1 + _HALF_ULP_16) + 2.0**-25,
+        "fixed": _HALF_STEP + 2 * largest * _HALF_ULP_32,
+    }[manifest.dtype]
+    if not 0 <= manifest.max_error <= limit:
+        expected = "0" if limit == 0 else f"0 to {limit:g}"
+        yield f"{MANIFEST}: found max_error {manifest.max_error:g}, expected {expected} for {manifest.dtype}"
 
 
 def _segments(manifest: Manifest, store: Store) -> Iterator[str]:
-    source, segments = SOURCES[manifest.source], store.segments
+    source, segments = source_of(manifest.source), store.segments
     if (segments is not None) != source.untrimmed:
         found = "no segments" if segments is None else "segments"
         yield f"{STORE}: found {found}, expected {'some' if source.untrimmed else 'none'} for source {source.name}"
@@ -159,164 +263,10 @@ def _segments(manifest: Manifest, store: Store) -> Iterator[str]:
             yield f"{where}: found label {s.label}, expected 0 to {source.num_classes - 1}"
 
 
-def _expected(store: Store) -> list[_Expected]:
-    offsets = store.offsets.tolist()
-    if store.segments is None:
-        return [_Expected(info, offsets[i], offsets[i + 1], None) for i, info in enumerate(store.infos)]
-    videos = [(s, store.infos[s.video], offsets[s.video]) for s in store.segments]
-    return [
-        _Expected(replace(video, key=segment_key(video.key, s.row), label=s.label), first + s.start, first + s.end, s)
-        for s, video, first in videos
-    ]
-
-
-def _samples(folder: Path, manifest: Manifest, store: Store, window: Window | None, progress: bool) -> Iterator[str]:
-    samples = _expected(store)
-    cells: dict[str, list[int]] = {}
-    try:
-        for number, sample in enumerate(samples):
-            cells.setdefault(cell_name(manifest.source, sample.info), []).append(number)
-    except SkelstreamError as error:
-        yield f"{STORE}: {error}"
-        return
-    reader = _ShardCheck(folder, manifest, store, samples, window)
-    found: dict[str, list[int]] = {name: [] for name in manifest.cells}
-    for entry in tqdm(manifest.shards, desc="shards", unit=" shards", disable=not progress):
-        yield from reader.check(entry, found.setdefault(entry.cell, []))
-    yield from _cells(manifest, samples, cells, found, reader.frames)
-    yield from _protocols(manifest, samples, found)
-    yield from _counts(manifest, store, len(samples))
-
-
-class _ShardCheck:
-    """Compares shards with the store; `frames` gathers the frames of each cell."""
-
-    def __init__(
-        self, folder: Path, manifest: Manifest, store: Store, samples: list[_Expected], window: Window | None
-    ) -> None:
-        self._folder, self._manifest, self._store, self._samples = folder, manifest, store, samples
-        self._window = window
-        self._numbers = {sample.info.key: number for number, sample in enumerate(samples)}
-        self._shards: dict[str, int] = {}
-        self.frames: dict[str, int] = {}
-
-    def check(self, entry: ShardEntry, found: list[int]) -> Iterator[str]:
-        """Problems of one shard; the numbers of its samples are added to `found`."""
-        number = self._shards[entry.cell] = self._shards.get(entry.cell, -1) + 1
-        name = f"{SHARDS}/{entry.cell}/{number:06d}"
-        if (entry.path, entry.index) != (f"{name}.tar", f"{name}.idx"):
-            yield f"{MANIFEST}: found shard {entry.path} with {entry.index}, expected {name}.tar with {name}.idx"
-        samples = frames = 0
-        try:
-            for key, array, record in read_shard(self._folder / entry.path):
-                samples, frames = samples + 1, frames + len(array)
-                yield from self._sample(f"{entry.path}: {key}", key, array, record, found)
-            yield from _index(self._folder, entry)
-        except SkelstreamError as error:
-            yield f"{entry.path}: {error}"
-        self.frames[entry.cell] = self.frames.get(entry.cell, 0) + frames
-        if (samples, frames) != (entry.samples, entry.frames):
-            yield f"{entry.path}: found {samples} samples, {frames} frames, expected {entry.samples}, {entry.frames}"
-
-    def _sample(
-        self, where: str, key: str, array: npt.NDArray[Any], record: dict[str, Any], found: list[int]
-    ) -> Iterator[str]:
-        number = self._numbers.get(key)
-        if number is None:
-            yield f"{where}: found a sample that the store does not hold"
-            return
-        if found and number <= found[-1]:
-            yield f"{where}: found sample {number} after {found[-1]}, expected rising order in the cell"
-        found.append(number)
-        frames = self._frames(self._samples[number])
-        if array.dtype != frames.dtype or not np.array_equal(array, frames):
-            yield f"{where}: found other frames, expected those of the store"
-        if not np.isfinite(array).all():
-            yield f"{where}: found a coordinate that is not finite, expected finite ones"
-        yield from self._record(where, number, len(frames), record)
-
-    def _frames(self, sample: _Expected) -> npt.NDArray[Any]:
-        frames: npt.NDArray[Any] = self._store.read(sample.first, sample.stop)
-        if self._window is not None and sample.segment is not None:
-            frames = self._window(frames)
-        with np.errstate(over="ignore"):  # an overflow to infinity is reported as such
-            return frames.astype(self._manifest.dtype)
-
-    def _record(self, where: str, number: int, length: int, record: dict[str, Any]) -> Iterator[str]:
-        sample = self._samples[number]
-        video = None if sample.segment is None else self._store.infos[sample.segment.video].key
-        expected = sample_record(
-            sample.info,
-            index=number,
-            frames=length,
-            source=self._manifest.source,
-            recipe=self._manifest.recipe,
-            fingerprint=self._manifest.fingerprint,
-            segment=sample.segment,
-            video=video,
-        )
-        for name in sorted(expected.keys() | record.keys()):
-            if name not in record or name not in expected or record[name] != expected[name]:
-                yield f"{where}: found {name} {record.get(name)!r}, expected {expected.get(name)!r}"
-
-
-def _index(folder: Path, entry: ShardEntry) -> Iterator[str]:
-    index = read_index(folder / entry.path)
-    with tarfile.open(folder / entry.path) as tar:
-        there = [(member.name, member.offset_data, member.size) for member in tar]
-    listed = []
-    for key, (frames, size, record, record_size) in zip(index.keys, index.spans.tolist(), strict=True):
-        listed += [(f"{key}.{FRAMES_MEMBER}", frames, size), (f"{key}.{JSON_MEMBER}", record, record_size)]
-    if listed != there:
-        first = next((a for a, b in zip(listed, there, strict=False) if a != b), (f"{len(listed)} members",))
-        yield f"{entry.index}: found an index that differs from its shard (first at {first[0]}), expected equal ones"
-
-
-def _cells(
-    manifest: Manifest,
-    samples: list[_Expected],
-    cells: dict[str, list[int]],
-    found: dict[str, list[int]],
-    frames: dict[str, int],
-) -> Iterator[str]:
-    for name in sorted(manifest.cells.keys() | cells.keys() | found.keys()):
-        expected, there = set(cells.get(name, ())), found.get(name, [])
-        if not expected:
-            yield f"{MANIFEST}: found a cell {name} that no sample belongs to"
-        lacking, foreign = expected.difference(there), set(there) - expected
-        if lacking:
-            yield f"{SHARDS}/{name}: found no {_names(samples, lacking)}, expected in this cell"
-        if foreign:
-            yield f"{SHARDS}/{name}: found {_names(samples, foreign)}, expected in another cell"
-        if expected:
-            sides = memberships(manifest.source, samples[min(expected)].info)
-            entry = CellEntry(memberships=sides, samples=len(expected), frames=frames.get(name, 0))
-            if manifest.cells.get(name) != entry:
-                yield f"{MANIFEST}: cell {name}: found {manifest.cells.get(name)!r}, expected {entry!r}"
-
-
-def _protocols(manifest: Manifest, samples: list[_Expected], found: dict[str, list[int]]) -> Iterator[str]:
-    """Train and test of each protocol, put together from the shards as a reader does."""
-    for data in SOURCES[manifest.source].datasets:
-        for protocol in dataset(data).protocols:
-            name = f"{data}/{protocol}"
-            sides: dict[str, list[int]] = {"train": [], "test": []}
-            for cell, entry in manifest.cells.items():
-                if name in entry.memberships:
-                    sides.setdefault(entry.memberships[name], []).extend(found.get(cell, ()))
-            both = set(sides["train"]) & set(sides["test"])
-            if both:
-                yield f"{name}: found {_names(samples, both)} in train and test, expected on one side"
-            official = {n for n, s in enumerate(samples) if name in memberships(manifest.source, s.info)}
-            neither = official.difference(sides["train"], sides["test"])
-            if neither:
-                yield f"{name}: found {_names(samples, neither)} neither in train nor in test, expected on one side"
-
-
-def _counts(manifest: Manifest, store: Store, num_samples: int) -> Iterator[str]:
+def _counts(manifest: Manifest, store: Store) -> Iterator[str]:
     expected = counts(
         sequences=len(store),
-        samples=num_samples,
+        samples=len(expected_samples(store)),
         frames=store.num_frames,
         dropped=len(manifest.dropped),
         repaired=len(manifest.repaired),
@@ -324,9 +274,3 @@ def _counts(manifest: Manifest, store: Store, num_samples: int) -> Iterator[str]
     for name in sorted(expected.keys() | manifest.counts.keys()):
         if manifest.counts.get(name) != expected.get(name):
             yield f"{MANIFEST}: found {manifest.counts.get(name)} {name}, expected {expected.get(name)}"
-
-
-def _names(samples: list[_Expected], numbers: Iterable[int]) -> str:
-    ordered = sorted(numbers)
-    rest = f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else ""
-    return ", ".join(samples[number].info.key for number in ordered[:_NAMED]) + rest

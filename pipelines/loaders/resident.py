@@ -1,7 +1,6 @@
 """The split as flat frames on the device: an epoch touches no host memory but the order."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from pipelines.loaders.order import permutation, steps
 from pipelines.loaders.split import Split, open_split
 from shards.batch import RaggedBatch
 from shards.errors import StoreError
+from shards.places import Place
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 
@@ -17,11 +17,11 @@ class ResidentLoader:
     """Reads all shards of a split once and keeps them on the device; a batch is windows on that one buffer.
 
     Args:
-        folder: of the store.
+        folder: of the store, local or remote.
         dataset, protocol, split: which samples.
         batch_size: samples a batch.
         seed: of the order.
-        device: where the frames live; their dtype stays that of the shards.
+        device: where the frames live; they are float16 if the shards are, else float32.
         shuffle: a new order each epoch; False: by shard.
         drop_last: leave out a last batch that is not full.
 
@@ -32,7 +32,7 @@ class ResidentLoader:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         dataset: str,
         protocol: str,
         split: str,

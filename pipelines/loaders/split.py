@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.catalog import dataset as dataset_named
+from shards.encoding import Storage, member_dtype
 from shards.errors import ConfigError, StoreError
 from shards.manifest import ShardEntry, read_manifest
+from shards.places import Place
 from shards.reader import ShardIndex, read_index, read_samples
 
 
@@ -28,12 +29,17 @@ class Split:
     """Attributes:
     folder: of the store.
     shards: of all cells on this side, by path.
-    dtype: of their frames.
+    storage: of their frames.
     """
 
-    folder: Path
+    folder: Place
     shards: tuple[ShardEntry, ...]
-    dtype: str
+    storage: Storage
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the frames as they are read: float16, else float32."""
+        return member_dtype(self.storage)
 
     @property
     def num_samples(self) -> int:
@@ -62,7 +68,7 @@ class Split:
         return [self._item(f"{index.path}: {key}", f, r) for key, f, r in read_samples(index.path, rows, index)]
 
     def _item(self, where: str, frames: npt.NDArray[Any], record: dict[str, Any]) -> Item:
-        if frames.dtype != np.dtype(self.dtype):
+        if frames.dtype != self.dtype:
             raise StoreError(f"{where}: found {frames.dtype} frames, expected {self.dtype} by the manifest")
         if not len(frames):
             raise StoreError(f"{where}: found no frame, expected at least one")
@@ -72,7 +78,7 @@ class Split:
         return Item(frames, label, sample_id)
 
 
-def open_split(folder: Path, dataset: str, protocol: str, split: str) -> Split:
+def open_split(folder: Place, dataset: str, protocol: str, split: str) -> Split:
     """List the shards of a side.
 
     Raises:

@@ -15,6 +15,7 @@ from pipelines.loaders.order import Places, by_shard, steps, windowed
 from pipelines.loaders.split import Item, open_split
 from shards.batch import RaggedBatch
 from shards.errors import ConfigError
+from shards.places import Place
 from shards.reader import ShardIndex
 
 WINDOW = 4
@@ -37,7 +38,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         dataset: str,
         protocol: str,
         split: str,
@@ -143,12 +144,12 @@ def _put(
     return False
 
 
-def _prefetch(path: Path) -> None:
-    """Ask the system to read a whole file ahead: its samples are read in random order, which it does not foresee.
+def _prefetch(path: Place) -> None:
+    """Ask the system to read a whole local file ahead: its samples are read in random order, which it does not foresee.
 
     Measured from a cold virtual disk: 5,500 samples/s without, 9,000 with it.
     """
-    if path.exists() and hasattr(os, "posix_fadvise"):
+    if isinstance(path, Path) and path.exists() and hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.archives import RawFile
 from pipelines.parsers import text
@@ -50,6 +51,17 @@ def parse(data: bytes, name: str, origin: str) -> RawSequence:
     Raises:
         RawInputError: with `origin` and the line, counted from 1; an empty file too.
     """
+    if (scanned := text.scannable(data)) is not None:
+        from pipelines.parsers import scan  # compiled code: 0.5 s, for who parses only
+
+        canonical, rows, num_bodies = scan.pkummd(scanned, data.count(b"\n") + (not data.endswith(b"\n")))
+        if canonical:
+            return _sequence(name, rows, num_bodies)
+    return parse_any(data, name, origin)
+
+
+def parse_any(data: bytes, name: str, origin: str) -> RawSequence:
+    """The same in plain Python, 28 times slower: the text that the kernel hands back, and the oracle of its tests."""
     lines = text.number_lines(data, origin)
     if not lines:
         raise text.truncated(origin, lines, f"a line of {LINE_FIELDS} numbers")
@@ -61,7 +73,11 @@ def parse(data: bytes, name: str, origin: str) -> RawSequence:
         frame, body, joint, _ = bad
         where = f"line {frame + 1} (frame {frame + 1}, body {body + 1}, joint {joint + 1})"
         raise raw_error(origin, where, f"{frames[bad]}", "finite coordinates")
-    num_bodies = frames.any(axis=(2, 3)).sum(axis=1, dtype=np.int64)
+    return _sequence(name, frames, frames.any(axis=(2, 3)).sum(axis=1, dtype=np.int64))
+
+
+def _sequence(name: str, rows: npt.NDArray[np.float64], num_bodies: npt.NDArray[np.int64]) -> RawSequence:
+    frames = rows.reshape(-1, NUM_PERSONS, NUM_JOINTS, NUM_COORDINATES)
     return RawSequence(name, frames, num_bodies, np.zeros(frames.shape[:2], np.int64))
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.skeleton import NUM_PERSONS
+from pipelines.preprocessing import kernels
+from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 MAX_SLOTS = 4
 """Slots that take part in the choice; a fifth body of a frame and further ones are left out."""
@@ -13,7 +14,14 @@ MAX_SLOTS = 4
 
 def present(frames: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Where a body is: (T, S, V, C) -> (T, S). Absent means that its coordinates SUM to exactly 0 (JHang2020/PCM3)."""
-    return np.asarray(frames.sum(axis=(2, 3)) != 0)
+    if frames.dtype not in (np.float32, np.float64):
+        frames = frames.astype(np.float64)
+    return kernels.present(_contiguous(frames))
+
+
+def _contiguous(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    assert frames.shape[2:] == (NUM_JOINTS, NUM_COORDINATES)
+    return np.ascontiguousarray(frames)
 
 
 def energies(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -22,12 +30,7 @@ def energies(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     The sum over x, y, z of the standard deviation over all joints of all frames in which the slot is present. It
     measures the extent in space more than the movement (rule of JHang2020/PCM3, `data_gen/ntu_gendata.py`).
     """
-    there = present(frames)
-    return np.array([_spread(frames[there[:, slot], slot]) for slot in range(frames.shape[1])], dtype=np.float64)
-
-
-def _spread(body: npt.NDArray[np.float64]) -> float:
-    return float(body.std(axis=(0, 1)).sum()) if len(body) else 0.0
+    return kernels.energies(_contiguous(frames.astype(np.float64, copy=False)), frames.shape[1])
 
 
 def choose_slots(frames: npt.NDArray[np.float64], keep: int = NUM_PERSONS) -> npt.NDArray[np.int64]:
@@ -37,8 +40,14 @@ def choose_slots(frames: npt.NDArray[np.float64], keep: int = NUM_PERSONS) -> np
 
 def choose_bodies(frames: npt.NDArray[np.float64], slots: int = MAX_SLOTS) -> npt.NDArray[np.float64]:
     """The two persons of a sample: (T, S, V, C) -> (T, 2, V, C), the main one first, zeros where there is none."""
-    candidates = frames[:, :slots]
-    return as_persons(candidates[:, choose_slots(candidates)])
+    frames = _contiguous(frames.astype(np.float64, copy=False))
+    persons = np.full(NUM_PERSONS, -1)
+    if frames.shape[1] > 1:
+        chosen = np.argsort(-kernels.energies(frames, slots), kind="stable")[:NUM_PERSONS]
+    else:
+        chosen = np.arange(frames.shape[1])
+    persons[: len(chosen)] = chosen
+    return kernels.take_slots(frames, persons)
 
 
 def as_persons(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,20 +1,21 @@
 """The normalisation of JHang2020/PCM3 (`data_gen/preprocess.py`): fill, centre, turn to z, turn to x.
 
-Works on whole arrays, no loop over frames. Frames are (T, M, V, C) float32 in metres; person 0 is the main body. The
-reference pads to 300 frames first; every step here gives the same first T frames without the padding.
+Frames are (T, M, V, C) float32 in metres; person 0 is the main body. The reference pads to 300 frames first; every step
+here gives the same first T frames without the padding. `normalize` is compiled and does all steps; each is also there
+alone, on whole arrays, with the same bits.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.preprocessing import kernels
 from pipelines.preprocessing.bodies import present
-from shards.skeleton import LEFT_SHOULDER, NUM_COORDINATES, RIGHT_SHOULDER, SPINE_BASE, SPINE_MID
+from shards.skeleton import LEFT_SHOULDER, NUM_COORDINATES, NUM_JOINTS, RIGHT_SHOULDER, SPINE_BASE, SPINE_MID
 
 Frames = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
-_TOO_SMALL = 1e-6
-_X, _Z = np.eye(NUM_COORDINATES)[[0, 2]]
+_JOINTS = np.array([SPINE_MID, SPINE_BASE, SPINE_MID, LEFT_SHOULDER, RIGHT_SHOULDER])
 
 
 def normalize(frames: Frames, length: int | None = None) -> Frames:
@@ -28,12 +29,9 @@ def normalize(frames: Frames, length: int | None = None) -> Frames:
     Returns:
         A new array of (T or length, M, V, C) float32. An all-zero sequence stays zero.
     """
-    frames = frames.copy() if length is None else _resize(frames, length)
-    for person in range(frames.shape[1]):
-        frames[:, person] = fill(frames[:, person])
-    frames = centre(frames)
-    frames = align(frames, SPINE_BASE, SPINE_MID, _Z)
-    return align(frames, LEFT_SHOULDER, RIGHT_SHOULDER, _X)
+    frames = np.ascontiguousarray(frames, np.float32)
+    assert frames.shape[2:] == (NUM_JOINTS, NUM_COORDINATES)
+    return kernels.normalize(frames, len(frames) if length is None else length, _JOINTS)
 
 
 def fill(body: Frames) -> Frames:
@@ -78,21 +76,7 @@ def rotation_between(vector: Vector, target: Vector) -> npt.NDArray[np.float64] 
     """The matrix that turns `vector` the shortest way into the direction of the unit vector `target`.
 
     None if there is nothing to turn: thresholds of the reference are 1e-6 on |x|+|y|+|z| of the vector and of the axis,
-    and on the angle.
+    and on the angle. Sine and cosine come without the angle, so that the bits do not depend on a mathematical library.
     """
-    axis = np.cross(vector, target)
-    if np.abs(vector).sum() < _TOO_SMALL or np.abs(axis).sum() < _TOO_SMALL:
-        return None
-    angle = np.arccos(np.clip(vector @ target / np.linalg.norm(vector), -1.0, 1.0))
-    if angle < _TOO_SMALL:
-        return None
-    x, y, z = axis / np.linalg.norm(axis)
-    # Rodrigues: R = I + sin(angle) K + (1 - cos(angle)) K K, with K the cross-product matrix of the axis.
-    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.asarray(np.eye(NUM_COORDINATES) + np.sin(angle) * k + (1.0 - np.cos(angle)) * (k @ k))
-
-
-def _resize(frames: Frames, length: int) -> Frames:
-    resized = np.zeros((length, *frames.shape[1:]), dtype=np.float32)
-    resized[: len(frames)] = frames[:length]
-    return resized
+    turns, matrix = kernels.rotation(*(np.array(v, np.float64) for v in (vector, target)))
+    return matrix if turns else None

@@ -7,30 +7,40 @@ the store holds whole videos as they are, and the shards hold the window of each
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.preprocessing.bodies import MAX_SLOTS, as_persons, choose_bodies, count_bodies, present
-from pipelines.preprocessing.normalize import normalize
+from pipelines.preprocessing import ctrgcn, quality, steps
+from pipelines.preprocessing.bodies import MAX_SLOTS
+from pipelines.preprocessing.normalize import align, centre, fill, normalize
+from pipelines.preprocessing.steps import MAX_METRES, Frames, Operation, Scene, Stage, Step
 from shards.catalog import source as source_of
-from shards.errors import ConfigError, raw_error
-from shards.schema import RawSequence
-from shards.skeleton import LEFT_SHOULDER, NUM_PERSONS, RIGHT_SHOULDER, SPINE_BASE, SPINE_MID
+from shards.errors import ConfigError
+from shards.schema import Quality, RawSequence
+from shards.skeleton import LEFT_SHOULDER, NUM_COORDINATES, NUM_PERSONS, RIGHT_SHOULDER, SPINE_BASE, SPINE_MID
 
-Frames = npt.NDArray[np.float32]
-Sample = tuple[Frames, int, list[str]]
-Step = dict[str, Any]
-
-RECIPES = ("pcm3", "raw")
+__all__ = ["MAX_FRAMES", "MAX_METRES", "RECIPES", "Frames", "Recipe", "Sample", "Step", "recipe"]
 
 MAX_FRAMES = 300
 """JHang2020/PCM3 keeps the first 300 frames of a clip (10 s at 30 Hz)."""
 
-MAX_METRES = 1e4
-"""A depth camera sees some 10 m. Far beyond it a number is garbage, and float16 ends at 65,504."""
+
+class Sample(NamedTuple):
+    """What a recipe makes of a recording.
+
+    Attributes:
+        frames: (T, M, V, C) float32.
+        bodies: persons with content.
+        repairs: what was changed that a user should know.
+        quality: what the recording was like.
+    """
+
+    frames: Frames
+    bodies: int
+    repairs: list[str]
+    quality: Quality
 
 
 @dataclass(frozen=True)
@@ -39,25 +49,81 @@ class Recipe:
 
     Attributes:
         name: as on the command line and in the store's folder name.
-        steps: every step with its parameters; part of the fingerprint of what it makes.
-        sample: RawSequence -> frames (T, M, V, C) float32, number of bodies, what was repaired; or RawInputError.
-        window: frames (n, M, V, C) float32 -> the clip, (<= n, M, V, C) float32.
-        max_frames: longest clip; None without limit.
+        version: rises when the same steps begin to give other numbers.
+        operations: in the order in which they are done.
+        trims: whether `window` is for the labelled actions of a sample, not for the sample itself.
     """
 
     name: str
-    steps: tuple[Step, ...]
-    sample: Callable[[RawSequence], Sample]
-    window: Callable[[Frames], Frames]
-    max_frames: int | None = None
+    version: int
+    operations: tuple[Operation, ...]
+    trims: bool = False
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every step with its parameters, the recipe's name and version first; names what the recipe makes."""
+        identity = {"name": "recipe", "recipe": self.name, "version": self.version}
+        return (identity, *(operation.step for operation in self.operations))
+
+    def sample(self, raw: RawSequence) -> Sample:
+        """The two persons of a recording.
+
+        Raises:
+            RawInputError: it cannot be used: no frame, no body, garbage, or a rule of the recipe, which is named.
+        """
+        scene = _run(self._sampling, steps.begin(raw))
+        frames = scene.frames.astype(np.float32, copy=False)
+        repairs = [*scene.repairs, *([] if self.trims else self.repairs(len(frames)))]
+        return Sample(frames, scene.bodies, repairs, quality.measure(raw, scene.dropped))
+
+    def window(self, frames: Frames) -> Frames:
+        """The clip that is trained on: (n, M, V, C) float32 -> (<= n, M, V, C) float32."""
+        clip: Frames = _run(self._windowing, frames)
+        return clip
+
+    def refuses(self, frames: Frames) -> str | None:
+        """Why the recipe leaves out this trimmed action of a video, (n, M, V, C) float32; None where it does not."""
+        return next((reason for refusal in self._refusals if (reason := refusal(frames))), None)
+
+    @property
+    def max_frames(self) -> int | None:
+        """Longest clip; None without limit."""
+        return next((o.parameters["frames"] for o in self.operations if o.function is cut), None)
 
     def clip_length(self, num_frames: int) -> int:
         """Frames that `window` leaves of so many."""
-        return num_frames if self.max_frames is None else min(num_frames, self.max_frames)
+        limit = self._limit
+        return num_frames if limit is None else min(num_frames, limit)
 
     def repairs(self, num_frames: int) -> list[str]:
         """What `window` does to so many frames that a user should know."""
-        return _cut_remarks(num_frames, self.clip_length(num_frames))
+        left = self.clip_length(num_frames)
+        return [f"cut from {num_frames} to {left} frames"] if left < num_frames else []
+
+    @cached_property
+    def _limit(self) -> int | None:
+        return self.max_frames
+
+    @cached_property
+    def _sampling(self) -> "tuple[Callable[[Any], Any], ...]":
+        return self._of("sample")
+
+    @cached_property
+    def _refusals(self) -> "tuple[Callable[[Any], Any], ...]":
+        return self._of("refuse")
+
+    @cached_property
+    def _windowing(self) -> "tuple[Callable[[Any], Any], ...]":
+        return fused(self._of("window"))
+
+    def _of(self, stage: Stage) -> tuple[Operation, ...]:
+        return tuple(operation for operation in self.operations if operation.stage == stage)
+
+
+def _run(operations: tuple[Callable[[Any], Any], ...], value: Any) -> Any:
+    for operation in operations:
+        value = operation(value)
+    return value
 
 
 def recipe(name: str, source: str) -> Recipe:
@@ -65,62 +131,118 @@ def recipe(name: str, source: str) -> Recipe:
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}, expected one of {', '.join(RECIPES)}")
     untrimmed = source_of(source).untrimmed
-    persons, body_steps = _PERSONS.get(source, (as_persons, _KEEP_SLOTS))
-    window, window_steps, max_frames = (_pcm3_window, _PCM3_STEPS, MAX_FRAMES) if name == "pcm3" else (_same, (), None)
-    steps = (*_SOURCE_STEPS.get(source, ()), *body_steps, *(_TRIM if untrimmed else ()), *window_steps)
-    sample = partial(_sample, persons=persons, max_frames=None if untrimmed else max_frames)
-    return Recipe(name, steps, sample, window, max_frames)
+    version, make = _VARIANTS[name]
+    return Recipe(name, version, (*_parsing(source), *make(source, untrimmed)), untrimmed)
 
 
-def _sample(
-    raw: RawSequence, persons: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], max_frames: int | None
-) -> Sample:
-    if not len(raw.frames):
-        raise raw_error(raw.key, "", "0 frames", "at least one")
-    chosen = persons(raw.frames)
-    if not present(chosen).any():
-        raise raw_error(raw.key, "", f"no body in any of {len(chosen)} frames", "a body in at least one")
-    _refuse_far(raw.key, chosen)
-    repairs = [] if max_frames is None else _cut_remarks(len(chosen), min(len(chosen), max_frames))
-    return chosen.astype(np.float32), count_bodies(chosen), repairs
+def _pcm3(source: str, untrimmed: bool) -> tuple[Operation, ...]:
+    return (*_PERSONS.get(source, _KEEP_SLOTS), *(_TRIM if untrimmed else ()), _cut_at(MAX_FRAMES), *NORMALIZATION)
 
 
-def _cut_remarks(before: int, after: int) -> list[str]:
-    return [f"cut from {before} to {after} frames"] if after < before else []
+def _raw(source: str, untrimmed: bool) -> tuple[Operation, ...]:
+    return (*_PERSONS.get(source, _KEEP_SLOTS), *(_TRIM if untrimmed else ()))
 
 
-def _refuse_far(key: str, frames: npt.NDArray[np.float64]) -> None:
-    far = np.abs(frames).max(axis=(1, 2, 3))
-    frame = int(np.argmax(~(far <= MAX_METRES)))  # written so that NaN counts as too far
-    if not far[frame] <= MAX_METRES:
-        raise raw_error(key, f"frame {frame + 1}", f"a coordinate of {far[frame]:g} m", f"at most {MAX_METRES:g} m")
+def _ctrgcn(source: str, untrimmed: bool) -> tuple[Operation, ...]:
+    if untrimmed:
+        return (*_KEEP_SLOTS, *_TRIM, _REFUSE_EMPTY_CLIPS, _cut_at(None))
+    persons = _ACTORS if source == "ntu" else _KEEP_SLOTS
+    return (_DROP_EMPTY_FRAMES, *persons, _TRANSLATE, _cut_at(None))
 
 
-def _same(frames: Frames) -> Frames:
-    return frames
+_VARIANTS = {"pcm3": (1, _pcm3), "ctrgcn": (1, _ctrgcn), "raw": (1, _raw)}
+
+RECIPES = tuple(_VARIANTS)
+"""Names: as JHang2020/PCM3 prepares its data, as Uason-Chen/CTR-GCN and maoyunyao/MAMP do, and hardly at all."""
 
 
-def _pcm3_window(frames: Frames) -> Frames:
-    return normalize(frames[:MAX_FRAMES])
+def cut(clip: Frames, frames: int | None) -> Frames:
+    """The first `frames` frames; all where it is None."""
+    return clip[:frames]
 
 
-_CHOOSE_BODIES: tuple[Step, ...] = (
-    {"name": "choose bodies", "slots": MAX_SLOTS, "keep": NUM_PERSONS, "by": "largest spread of the coordinates"},
+def no_body_in_clip(clip: Frames) -> str | None:
+    """Why a clip that is zero everywhere is left out."""
+    return None if clip.any() else f"no body in any of its {len(clip)} frames: the recipe leaves such clips out"
+
+
+def fill_persons(frames: Frames) -> Frames:
+    """`fill` for each person."""
+    return np.stack([fill(frames[:, person]) for person in range(frames.shape[1])], axis=1)
+
+
+def align_to(frames: Frames, axis: str, from_joint: int, to_joint: int) -> Frames:
+    """`align` by the name of the axis."""
+    return align(frames, from_joint, to_joint, np.eye(NUM_COORDINATES)["xyz".index(axis)])
+
+
+def _align(axis: str, from_joint: int, to_joint: int) -> Operation:
+    parameters = {"axis": axis, "from_joint": from_joint, "to_joint": to_joint}
+    return Operation("window", "align", align_to, parameters, {"person": 0, "frame": 0})
+
+
+NORMALIZATION = (
+    Operation("window", "fill", fill_persons, notes={"leading": "removed per person", "trailing": "repeated"}),
+    Operation("window", "centre", centre, notes={"joint": SPINE_MID, "person": 0, "every_frame": True}),
+    _align("z", SPINE_BASE, SPINE_MID),
+    _align("x", LEFT_SHOULDER, RIGHT_SHOULDER),
 )
-_KEEP_SLOTS: tuple[Step, ...] = ({"name": "keep slots", "keep": NUM_PERSONS},)
-_PERSONS = {"ntu": (choose_bodies, _CHOOSE_BODIES)}
+"""What `normalize` does in one pass."""
 
-_SOURCE_STEPS: dict[str, tuple[Step, ...]] = {
-    "nwucla": ({"name": "map joints", "from": "Kinect v1", "to": "Kinect v2"},)
+
+def fused(operations: tuple[Operation, ...]) -> tuple[Callable[[Any], Any], ...]:
+    """The operations with `normalize` in place of a run of them that is its own; any other runs one by one."""
+    for start in range(len(operations)):
+        stop = start + len(NORMALIZATION)
+        if operations[start:stop] == NORMALIZATION:
+            return (*operations[:start], normalize, *fused(operations[stop:]))
+    return operations
+
+
+def _cut_at(frames: int | None) -> Operation:
+    # CTR-GCN pads to 300 frames, which no NTU file exceeds, and keeps longer ones as they are: None, and no padding.
+    return Operation("window", "cut", cut, {"frames": frames})
+
+
+def _scene_step(name: str, function: Callable[..., Scene], **parameters: Any) -> Operation:
+    return Operation("sample", name, function, parameters)
+
+
+_KEEP_SLOTS = (Operation("sample", "keep slots", steps.keep_slots, notes={"keep": NUM_PERSONS}),)
+_PERSONS = {
+    "ntu": (
+        Operation(
+            "sample",
+            "choose bodies",
+            steps.choose,
+            {"slots": MAX_SLOTS},
+            {"keep": NUM_PERSONS, "by": "largest spread of the coordinates"},
+        ),
+    )
 }
 
-# Scripts in the style of AimCLR read the same label rows as [start - 1, end].
-_TRIM: tuple[Step, ...] = ({"name": "trim", "first_frame": 0, "start": "included", "end": "excluded"},)
 
-_PCM3_STEPS: tuple[Step, ...] = (
-    {"name": "cut", "frames": MAX_FRAMES},
-    {"name": "fill", "leading": "removed per person", "trailing": "repeated"},
-    {"name": "centre", "joint": SPINE_MID, "person": 0, "every_frame": True},
-    {"name": "align", "axis": "z", "from_joint": SPINE_BASE, "to_joint": SPINE_MID, "person": 0, "frame": 0},
-    {"name": "align", "axis": "x", "from_joint": LEFT_SHOULDER, "to_joint": RIGHT_SHOULDER, "person": 0, "frame": 0},
+def _parsing(source: str) -> tuple[Operation, ...]:
+    """What the source's parser has done before."""
+    return tuple(
+        Operation("parse", step["name"], notes={name: value for name, value in step.items() if name != "name"})
+        for step in source_of(source).steps
+    )
+
+
+# Scripts in the style of AimCLR read the same label rows as [start - 1, end].
+_TRIM = (Operation("trim", "trim", notes={"first_frame": 0, "start": "included", "end": "excluded"}),)
+_REFUSE_EMPTY_CLIPS = Operation("refuse", "drop empty clips", no_body_in_clip)
+
+_DROP_EMPTY_FRAMES = _scene_step("drop empty frames", ctrgcn.drop_empty_frames)
+_ACTORS = (
+    Operation("sample", "bodies by id", ctrgcn.bodies_by_id, notes={"gaps": "closed"}),
+    _scene_step("drop short bodies", ctrgcn.drop_short, frames=ctrgcn.SHORT),
+    _scene_step("drop wide bodies", ctrgcn.drop_wide, width_to_height=ctrgcn.WIDTH_TO_HEIGHT, share=ctrgcn.NOISY_SHARE),
+    _scene_step("rank by motion", ctrgcn.rank_by_motion),
+    _scene_step("fill actors", ctrgcn.fill_actors, actors=NUM_PERSONS),
+    _scene_step("drop zero frames", ctrgcn.drop_zero_frames),
+)
+_TRANSLATE = Operation(
+    "sample", "translate", ctrgcn.translate, {"joint": SPINE_MID}, {"person": 0, "frame": "first with content"}
 )

@@ -30,14 +30,20 @@ _RECORDING_STREAM = 3
 _JOINT_LINE = " ".join(["%.7G"] * 12)
 
 
-def entries(subjects: int, classes: int, samples: int, seed: int) -> Iterator[Entry]:
+def entries(
+    subjects: int, classes: int, samples: int, seed: int, lengths: tuple[int, int] = (40, 80)
+) -> Iterator[Entry]:
     """`samples` recordings, and one of the publishers' missing list, which has no body in any frame.
+
+    Args:
+        subjects, classes, samples, seed: as in `synthesize`.
+        lengths: frames of the shortest recording (40 at least) and of the longest.
 
     Raises:
         ConfigError: more subjects, classes or samples than names allow.
     """
     names = choose_names(subjects, classes, samples)
-    yield from (_entry(name, _recording(name, number, seed)) for number, name in enumerate(names))
+    yield from (_entry(name, _recording(name, number, seed, lengths)) for number, name in enumerate(names))
     yield _missing(choose_actions(classes))
 
 
@@ -113,12 +119,12 @@ class _Body:
     frames: range | tuple[int, ...] = field(default=())
 
 
-def _recording(name: str, number: int, seed: int) -> bytes:
+def _recording(name: str, number: int, seed: int, lengths: tuple[int, int]) -> bytes:
     """The file of a recording; its oddities go by `number`, so that even a small archive has each of them."""
     info = info_from_name("ntu", name)
     digits = [info.label, info.subject, info.camera, info.setup, info.replication]
     rng = np.random.default_rng([_RECORDING_STREAM, seed, *digits])
-    num_frames = int(rng.integers(40, 81))
+    num_frames = int(rng.integers(lengths[0], lengths[1] + 1))
     bodies = _people(info, num_frames, seed, rng)
     if number % 7 == 3:
         start = int(rng.integers(5, 20))

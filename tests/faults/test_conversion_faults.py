@@ -60,7 +60,7 @@ for point in points:
 print(kills, status)
 """
 
-ON_A_CLUSTER = """
+ON_THREADS = """
 import sys
 from pathlib import Path
 from pipelines import stages
@@ -120,8 +120,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
 
 
 def start(raw: Path, data: Path) -> "subprocess.Popen[bytes]":
-    """A conversion on two processes that has just finished its first part."""
-    process = subprocess.Popen([sys.executable, "-c", ON_A_CLUSTER, str(raw), str(data)], stderr=subprocess.DEVNULL)
+    """A conversion on two threads that has just finished its first part."""
+    process = subprocess.Popen([sys.executable, "-c", ON_THREADS, str(raw), str(data)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(data.glob(".*.partial/parts/*.json")):
         assert process.poll() is None, "it ended before it was disturbed"
@@ -130,18 +130,17 @@ def start(raw: Path, data: Path) -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_a_killed_cluster_leaves_a_state_to_go_on_from_and_two_at_once_are_refused(
+def test_a_killed_conversion_leaves_a_state_to_go_on_from_and_two_at_once_are_refused(
     archives: dict[str, Path], undisturbed: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     process = start(archives["ntu"], tmp_path)
     process.send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises(StoreError, match="found another conversion writing it"):
+        with pytest.raises(StoreError, match="found another process writing it"):
             convert("ntu", [archives["ntu"]], tmp_path, workers=0, samples_per_shard=4)
     finally:
         process.kill()
         process.wait()
-    # Its workers notice that it is gone and go too; what they still write is the same.
     assert convert("ntu", [archives["ntu"]], tmp_path, workers=0, samples_per_shard=4).reused is False
     assert only_result(tmp_path) == undisturbed["ntu"]
 

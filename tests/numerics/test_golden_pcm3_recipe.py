@@ -84,7 +84,7 @@ def test_recipe_from_raw_file_to_clip_equals_the_reference(
     golden: Path, ntu_numbers: dict[str, np.ndarray], name: str
 ) -> None:
     pcm3 = recipe("pcm3", "ntu")
-    frames, _, repairs = pcm3.sample(parsed(golden, name))
+    frames, _, repairs, _ = pcm3.sample(parsed(golden, name))
     clip = pcm3.window(frames)
     expected = ntu_numbers[f"{name}__prenorm_first300" if name == LONG else f"{name}__prenorm"]
     assert clip.dtype == np.float32
@@ -96,7 +96,7 @@ def test_recipe_from_raw_file_to_clip_equals_the_reference(
 def test_filling_up_to_300_frames_equals_the_reference(
     golden: Path, ntu_numbers: dict[str, np.ndarray], name: str
 ) -> None:
-    frames, _, _ = recipe("pcm3", "ntu").sample(parsed(golden, name))
+    frames, _, _, _ = recipe("pcm3", "ntu").sample(parsed(golden, name))
     expected = ntu_numbers[f"{name}__prenorm_300"]
     np.testing.assert_allclose(as_ctvm(normalize(frames, length=300)), expected, rtol=0, atol=1e-5)
 
@@ -117,7 +117,7 @@ def test_trimmed_actions_equal_the_reference(golden: Path, pku_numbers: dict[str
     video = np.loadtxt(golden / "pku" / "0901-M.txt").reshape(-1, 2, 25, 3)
     pcm3 = recipe("pcm3", "pkummd1")
     raw = RawSequence("0901-M", video, np.zeros(len(video), np.int64), np.zeros((len(video), 2), np.int64))
-    frames, _, repairs = pcm3.sample(raw)
+    frames, _, repairs, _ = pcm3.sample(raw)
     np.testing.assert_array_equal(frames, video.astype(np.float32))
     assert repairs == []
 

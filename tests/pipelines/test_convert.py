@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from pipelines import convert as convert_module
-from pipelines import stages
+from pipelines import runners, stages
 from pipelines.convert import MISSING, convert
 from pipelines.preprocessing.recipes import recipe
 from pipelines.synthetic import synthesize
@@ -52,7 +51,10 @@ def problems(folder: Path, manifest: Manifest) -> list[str]:
 
 @pytest.mark.parametrize(
     ("source", "name", "dtype"),
-    [*((source, "pcm3", "float32") for source in SOURCES), ("ntu", "raw", "float16"), ("pkummd1", "raw", "float16")],
+    [
+        *((source, recipe, "float32") for source in SOURCES for recipe in ("pcm3", "ctrgcn")),
+        *((source, "raw", dtype) for source in ("ntu", "pkummd1") for dtype in ("float16", "fixed")),
+    ],
 )
 def test_a_conversion_is_verified_without_findings(
     archives: dict[tuple[str, bool], Path], tmp_path: Path, source: str, name: str, dtype: str
@@ -75,14 +77,14 @@ def test_a_zip_and_its_folder_and_parts_of_any_size_give_the_same_bytes(
     assert contents(zipped.folder) == contents(folder.folder)
 
 
-def test_a_cluster_of_processes_gives_the_same_bytes(
+def test_threads_give_the_same_bytes(
     archives: dict[tuple[str, bool], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = [archives["ntu", True]]
     inline = convert("ntu", raw, tmp_path / "inline", workers=0, samples_per_shard=4)
     monkeypatch.setattr(stages, "FILES_PER_PART", 3)
-    cluster = convert("ntu", raw, tmp_path / "cluster", workers=2, samples_per_shard=4)
-    assert contents(inline.folder) == contents(cluster.folder)
+    threads = convert("ntu", raw, tmp_path / "threads", workers=3, samples_per_shard=4)
+    assert contents(inline.folder) == contents(threads.folder)
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def test_bars_are_shown_only_on_request(
     assert capsys.readouterr() == ("", "")
     convert("ntu", [archives["ntu", True]], tmp_path / "b", workers=0, progress=True)
     shown = capsys.readouterr().err
-    assert [name for name in ("parse", "store", "pack") if f"{name}: 100%" in shown] == ["parse", "store", "pack"]
+    assert [name for name in ("parse", "write") if f"{name}: 100%" in shown] == ["parse", "write"]
 
 
 # What is in the result
@@ -391,8 +393,8 @@ def test_a_bad_archive_is_refused_before_anything_is_written(
     [
         ({"source": "kinetics"}, "unknown source 'kinetics'"),
         ({"recipe": "ctr"}, "unknown recipe 'ctr'"),
-        ({"dtype": "float64"}, "found dtype 'float64', expected float32 or float16"),
-        ({"on_error": "skip"}, "found on_error 'skip', expected stop or drop"),
+        ({"dtype": "float64"}, "found dtype 'float64', expected float32, float16, fixed"),
+        ({"on_error": "skip"}, "found on_error 'skip', expected stop, drop"),
         ({"workers": -1}, "found -1 workers"),
         ({"samples_per_shard": 0}, "found 0 samples per shard"),
         ({"scheduler": "nowhere://1"}, "found no dask scheduler with workers at nowhere://1"),
@@ -406,7 +408,7 @@ def test_options_that_cannot_work_are_refused(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(convert_module, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(runners, "_CONNECT_SECONDS", 0.2)
     options = {"source": "ntu", "workers": 0} | option
     with pytest.raises(ConfigError, match=message):
         convert(options.pop("source"), [archives["ntu", True]], tmp_path / "data", **options)

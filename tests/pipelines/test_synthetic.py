@@ -235,11 +235,11 @@ def test_an_empty_folder_and_what_a_killed_run_left_are_taken_over(tmp_path: Pat
 def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = ntu._recording, []
 
-    def failing(name: str, number: int, seed: int) -> bytes:
+    def failing(name: str, number: int, seed: int, lengths: tuple[int, int]) -> bytes:
         calls.append(name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(name, number, seed)
+        return real(name, number, seed, lengths)
 
     monkeypatch.setattr(ntu, "_recording", failing)
     with pytest.raises(KeyboardInterrupt):

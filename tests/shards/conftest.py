@@ -10,6 +10,7 @@ import pytest
 
 from shards.catalog import info_from_name
 from shards.cells import cell_name, memberships
+from shards.encoding import Storage, kept
 from shards.manifest import (
     CellEntry,
     Manifest,
@@ -20,7 +21,7 @@ from shards.manifest import (
     folder_name,
     write_manifest,
 )
-from shards.schema import FORMAT_VERSION, SampleInfo, Segment, segment_key
+from shards.schema import FORMAT_VERSION, Quality, SampleInfo, Segment, segment_key
 from shards.store import FRAMES_PER_SHARD, create, write_frames
 from shards.writer import sample_record, write_shard
 
@@ -49,7 +50,7 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
 
     def make(
         source: str = "ntu",
-        dtype: str = "float32",
+        dtype: Storage = "float32",
         samples_per_shard: int = 2,
         root: Path = tmp_path,
         recipe: str = "raw",
@@ -62,11 +63,14 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         steps = [{"name": recipe}]
         name = fingerprint(source, "0" * 64, steps, dtype)
         folder = root / folder_name(source, recipe, name)
-        create(folder / "store.zarr", infos, lengths, segments)
+        quality = [Quality(length, empty_frames=i % 3, ids=i % 2) for i, length in enumerate(lengths)]
+        create(folder / "store.zarr", infos, lengths, segments, dtype, quality)
         flat = np.concatenate(frames)
-        for first in range(0, len(flat), FRAMES_PER_SHARD):
+        errors = [
             write_frames(folder / "store.zarr", first, flat[first : first + FRAMES_PER_SHARD])
-        samples = _samples(infos, frames, segments)
+            for first in range(0, len(flat), FRAMES_PER_SHARD)
+        ]
+        samples = _samples(infos, [kept(array, dtype, name) for array in frames], segments)
         cells, shards = _pack(folder, source, recipe, name, dtype, samples, samples_per_shard)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest = Manifest(
@@ -77,7 +81,8 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
             inventory="0" * 64,
             fingerprint=name,
             counts=counts(sequences=len(infos), samples=len(samples), frames=len(flat), dropped=0, repaired=0),
-            dtype="float16" if dtype == "float16" else "float32",
+            dtype=dtype,
+            max_error=max(errors),
             cells=cells,
             shards=shards,
             files=[file_entry(folder, path) for path in files],
@@ -111,7 +116,7 @@ def _samples(
 
 
 def _pack(
-    folder: Path, source: str, recipe: str, name: str, dtype: str, samples: list[Sample], per_shard: int
+    folder: Path, source: str, recipe: str, name: str, dtype: Storage, samples: list[Sample], per_shard: int
 ) -> tuple[dict[str, CellEntry], list[ShardEntry]]:
     members: dict[str, list[tuple[str, npt.NDArray[Any], dict[str, Any]]]] = {}
     sides: dict[str, dict[str, str]] = {}
@@ -128,14 +133,14 @@ def _pack(
             segment=segment,
             video=video,
         )
-        members.setdefault(cell, []).append((info.key, frames.astype(dtype), record))
+        members.setdefault(cell, []).append((info.key, frames, record))
     cells, shards = {}, []
     for cell, held in sorted(members.items()):
         cells[cell] = CellEntry(memberships=sides[cell], samples=len(held), frames=sum(len(f) for _, f, _ in held))
         for number in range(-(-len(held) // per_shard)):
             part = held[number * per_shard : (number + 1) * per_shard]
             path = f"shards/{cell}/{number:06d}.tar"
-            write_shard(folder / path, part)
+            write_shard(folder / path, part, dtype)
             shards.append(
                 ShardEntry(
                     cell=cell,

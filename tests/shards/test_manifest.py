@@ -44,19 +44,20 @@ def test_the_fingerprint_hangs_on_each_thing_that_determines_the_bytes() -> None
         {"inventory": "b"},
         {"recipe_steps": [{"name": "x", "by": 2}]},
         {"dtype": "float16"},
+        {"dtype": "fixed"},
     ]
     names = {fingerprint(**base), *(fingerprint(**(base | other)) for other in others)}
-    assert len(names) == 5
+    assert len(names) == 6
     assert fingerprint(**(base | {"recipe_steps": [{"by": 1, "name": "x"}]})) == fingerprint(**base)
     canonical = (
-        b'{"dtype":"float32","format_version":1,"inventory":"a","recipe_steps":[{"by":1,"name":"x"}],"source":"ntu"}'
+        b'{"dtype":"float32","format_version":2,"inventory":"a","recipe_steps":[{"by":1,"name":"x"}],"source":"ntu"}'
     )
     assert fingerprint(**base) == hashlib.sha256(canonical).hexdigest()[:12]
 
 
 def test_the_format_version_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint("ntu", "a", [], "float32")
-    monkeypatch.setattr("shards.manifest.FORMAT_VERSION", 2)
+    monkeypatch.setattr("shards.manifest.FORMAT_VERSION", 3)
     assert fingerprint("ntu", "a", [], "float32") != before
 
 
@@ -93,10 +94,13 @@ def test_a_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "found format version 2, expected 1"),
+        ({"format_version": 1}, "found format version 1, expected 2"),
         ({"inventory": "xyz"}, "bad field inventory"),
         ({"extra": 1}, "bad field extra"),
         ({"dtype": "float64"}, "bad field dtype"),
+        ({"max_error": -1.0}, "bad field max_error"),
+        ({"max_error": 1e999}, "bad field max_error"),
+        ({"max_error": 1e-4}, "found a max_error of 0.0001 m, expected 0 for float32"),
         ({"counts": {"samples": -1}}, "bad field counts.samples"),
         ({"files": [{"path": "../../etc/passwd", "bytes": 1, "sha256": "0" * 64}]}, "bad field files.0.path"),
         ({"files": [{"path": "/etc/passwd", "bytes": 1, "sha256": "0" * 64}]}, "bad field files.0.path"),
@@ -160,3 +164,14 @@ def test_a_conversion_at_work_is_no_store_though_it_has_its_manifest(make_folder
     folder.rename(tmp_path / f".{folder.name}.partial")
     with pytest.raises(StoreError, match="found nothing"):
         find_store(tmp_path, "ntu60")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"), [("float32", 0, 0), ("float16", 1e-5, 2e-3), ("fixed", 4e-5, 5.1e-5)]
+)
+def test_the_manifest_states_the_largest_error_of_its_storage(
+    make_folder: Make, dtype: str, least: float, most: float
+) -> None:
+    manifest = read_manifest(make_folder(dtype=dtype))
+    assert manifest.dtype == dtype
+    assert least <= manifest.max_error <= most

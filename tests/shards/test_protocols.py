@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from shards.catalog import DATASETS, SOURCES, info_from_name, missing_samples, read_list
 from shards.errors import ConfigError, RawInputError
-from shards.protocols import NTU60_TRAIN_SUBJECTS, NTU120_TRAIN_SUBJECTS, split, video_key
+from shards.protocols import split, video_key
 from shards.schema import SampleInfo, segment_key
+from shards.sources.ntu import NTU60_TRAIN_SUBJECTS, NTU120_TRAIN_SUBJECTS
 
 # Who performed in which setup; with 3 cameras, 2 replications and 60 actions (setups 1-17: 1-60, 18-32: 61-120) these
 # are all names of NTU RGB+D 120. Read off the performer statistics of Uason-Chen/CTR-GCN.

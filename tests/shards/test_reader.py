@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards.encoding import STORAGES, encode_npy, kept, member_dtype
 from shards.errors import StoreError
 from shards.reader import read_index, read_samples, read_shard
-from shards.writer import encode_frames, encode_record, write_shard
+from shards.writer import encode_record, write_shard
 
 MakeFrames = Callable[[int, int], npt.NDArray[np.float32]]
 Sample = tuple[str, npt.NDArray[Any], dict[str, Any]]
@@ -22,7 +23,15 @@ Sample = tuple[str, npt.NDArray[Any], dict[str, Any]]
 
 @pytest.fixture
 def samples(make_frames: MakeFrames) -> list[Sample]:
-    return [(f"k{i}", make_frames(1 + i % 4, i), {"index": i}) for i in range(9)]
+    return [(f"k{i}", make_frames(1 + i % 4, i), {"index": i, "frames": 1 + i % 4}) for i in range(9)]
+
+
+@pytest.fixture(params=STORAGES)
+def shards(request: pytest.FixtureRequest, tmp_path: Path, samples: list[Sample]) -> tuple[Path, list[Sample]]:
+    """A shard of each storage, and what it must give."""
+    path, storage = tmp_path / request.param / "000000.tar", request.param
+    write_shard(path, samples, storage)
+    return path, [(k, kept(f, storage, k).astype(member_dtype(storage)), r) for k, f, r in samples]
 
 
 @pytest.fixture
@@ -36,7 +45,8 @@ def equal(a: Sample, b: Sample) -> bool:
     return a[0] == b[0] and a[1].dtype == b[1].dtype and np.array_equal(a[1], b[1]) and a[2] == b[2]
 
 
-def test_in_order_every_sample_comes_once_as_it_was_written(shard: Path, samples: list[Sample]) -> None:
+def test_in_order_every_sample_comes_once_as_it_was_written(shards: tuple[Path, list[Sample]]) -> None:
+    shard, samples = shards
     read = list(read_shard(shard))
     assert len(read) == len(samples)
     assert all(map(equal, read, samples))
@@ -45,8 +55,9 @@ def test_in_order_every_sample_comes_once_as_it_was_written(shard: Path, samples
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(numbers=st.lists(st.integers(0, 8), max_size=20))
 def test_at_random_the_samples_come_in_the_order_asked_for(
-    shard: Path, samples: list[Sample], numbers: list[int]
+    shards: tuple[Path, list[Sample]], numbers: list[int]
 ) -> None:
+    shard, samples = shards
     index = read_index(shard)
     for read in (read_samples(shard, numbers), read_samples(shard, numbers, index)):
         assert len(read) == len(numbers)
@@ -60,15 +71,25 @@ def test_the_index_names_the_keys_in_order(shard: Path, samples: list[Sample]) -
     assert index.path == shard
 
 
-def test_half_precision_stays_half(tmp_path: Path, make_frames: MakeFrames) -> None:
-    frames = make_frames(5, 0).astype(np.float16)
-    write_shard(tmp_path / "a.tar", [("k", frames, {})])
-    for _, array, _ in [*read_shard(tmp_path / "a.tar"), *read_samples(tmp_path / "a.tar", [0])]:
-        assert array.dtype == np.float16
-        assert np.array_equal(array, frames)
+def test_what_was_kept_once_is_kept_exactly(tmp_path: Path, make_frames: MakeFrames) -> None:
+    for storage in STORAGES:
+        frames = kept(make_frames(5, 0), storage, "")
+        write_shard(tmp_path / "a.tar", [("k", frames, {"frames": 5})], storage)
+        for _, array, _ in [*read_shard(tmp_path / "a.tar"), *read_samples(tmp_path / "a.tar", [0])]:
+            assert array.dtype == (np.float16 if storage == "float16" else np.float32)
+            assert np.array_equal(array, frames)
 
 
-def test_arrays_may_be_written_to_and_share_nothing(shard: Path) -> None:
+def test_an_index_with_members_of_two_kinds_is_refused(shard: Path) -> None:
+    index = shard.with_suffix(".idx")
+    head, first, *lines = index.read_text().splitlines()
+    index.write_text("\n".join([head, first.replace("frames.npy", "frames.blosc"), *lines]))
+    with pytest.raises(StoreError, match=r"found members frames\.blosc and frames\.npy, expected one kind"):
+        read_index(shard)
+
+
+def test_arrays_may_be_written_to_and_share_nothing(shards: tuple[Path, list[Sample]]) -> None:
+    shard, _ = shards
     for first, again in ((list(read_shard(shard)), list(read_shard(shard))), (read_samples(shard, [0, 0]),) * 2):
         first[0][1][...] = 7
         assert not (again[-1][1] == 7).any()
@@ -90,7 +111,7 @@ def npy(array: npt.NDArray[Any], pickle: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-GOOD = encode_frames(np.zeros((4, 2, 25, 3), np.float32))
+GOOD = encode_npy(np.zeros((4, 2, 25, 3), np.float32))
 JSON = encode_record({})
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards.encoding import STORAGES, Storage, encode_array, kept
 from shards.errors import StoreError
 from shards.manifest import sha256_file
-from shards.schema import SampleInfo, Segment
-from shards.store import FRAMES_PER_CHUNK, FRAMES_PER_SHARD, create, frame_shard_file, open_store, write_frames
+from shards.schema import Quality, SampleInfo, Segment
+from shards.store import FRAMES_PER_CHUNK, FRAMES_PER_SHARD, Store, create, frame_shard_file, open_store, write_frames
 
 MakeFrames = Callable[[int, int], npt.NDArray[np.float32]]
 TOTAL = FRAMES_PER_SHARD + 300
@@ -114,9 +116,112 @@ def test_plain_zarr_reads_it_as_specified(tmp_path: Path, frames: npt.NDArray[np
         assert column.dtype == np.int64
         assert np.asarray(column[...]).tolist() == [getattr(segment, name) for segment in SEGMENTS]
     codecs = json.loads((path / "frames" / "zarr.json").read_text())["codecs"][0]["configuration"]["codecs"]
-    assert [codec["name"] for codec in codecs] == ["bytes", "blosc", "crc32c"]
-    assert codecs[1]["configuration"]["cname"] == "zstd"
-    assert codecs[1]["configuration"]["shuffle"] == "shuffle"
+    assert [codec["name"] for codec in codecs] == ["transpose", "bytes", "blosc", "crc32c"]
+    assert codecs[0]["configuration"]["order"] == [1, 2, 3, 0]
+    assert codecs[2]["configuration"]["cname"] == "zstd"
+    assert codecs[2]["configuration"]["shuffle"] == "shuffle"
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 0.0), ("float16", 2e-3), ("fixed", 0.5e-4 + 3e-7)])
+def test_a_store_gives_float32_within_the_error_that_writing_it_returned(
+    tmp_path: Path, frames: npt.NDArray[np.float32], dtype: Storage, largest: float
+) -> None:
+    path = tmp_path / "store.zarr"
+    create(path, INFOS, LENGTHS, SEGMENTS, dtype)
+    errors = [write_frames(path, at, frames[at : at + FRAMES_PER_SHARD]) for at in range(0, TOTAL, FRAMES_PER_SHARD)]
+    store = open_store(path)
+    everything = store.read(0, TOTAL)
+    assert store.dtype == dtype
+    assert everything.dtype == np.float32
+    assert np.array_equal(everything, kept(frames, dtype, ""))
+    assert max(errors) == np.abs(everything.astype(np.float64) - frames).max() <= largest
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_a_random_read_of_fixed_equals_the_sequential_one(fixed_store: Store, data: st.DataObject) -> None:
+    whole = fixed_store.read(0, TOTAL)
+    first = data.draw(st.integers(0, TOTAL) | st.sampled_from([255, 256, 257, FRAMES_PER_SHARD - 1, FRAMES_PER_SHARD]))
+    stop = data.draw(st.integers(first, min(TOTAL, first + 600)))
+    assert np.array_equal(fixed_store.read(first, stop), whole[first:stop])
+
+
+@pytest.fixture(scope="module")
+def fixed_store(tmp_path_factory: pytest.TempPathFactory, frames: npt.NDArray[np.float32]) -> Store:
+    path = tmp_path_factory.mktemp("fixed") / "store.zarr"
+    create(path, INFOS, LENGTHS, None, "fixed")
+    for first in range(0, TOTAL, FRAMES_PER_SHARD):
+        write_frames(path, first, frames[first : first + FRAMES_PER_SHARD])
+    return open_store(path)
+
+
+def test_plain_zarr_and_a_sum_read_a_fixed_store_as_specified(
+    fixed_store: Store, frames: npt.NDArray[np.float32]
+) -> None:
+    array = zarr.open_array(str(fixed_store.path / "frames"), mode="r")
+    assert array.dtype == np.int32
+    differences = np.asarray(array[...])
+    for first in (0, 256, FRAMES_PER_SHARD - 256, FRAMES_PER_SHARD):
+        units = differences[first : first + FRAMES_PER_CHUNK].cumsum(axis=0)
+        assert np.array_equal(units, np.rint(frames[first : first + FRAMES_PER_CHUNK].astype(np.float64) * 1e4))
+        assert np.array_equal(differences[first], units[0])
+
+
+def test_differences_that_add_up_to_nonsense_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    create(path, INFOS[:1], [5], None, "fixed")
+    write_frames(path, 0, np.zeros((5, 2, 25, 3), np.float32))
+    zarr.open_array(path / "frames", mode="r+")[1] = 2**31 - 1
+    with pytest.raises(StoreError, match="found differences that add up to 214748 m"):
+        open_store(path).read(2, 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2e5])
+def test_a_coordinate_that_fixed_cannot_hold_is_refused(tmp_path: Path, value: float) -> None:
+    create(tmp_path / "store.zarr", INFOS[:1], [5], None, "fixed")
+    frames = np.zeros((5, 2, 25, 3), np.float32)
+    frames[3, 1, 24, 2] = value
+    with pytest.raises(StoreError, match=r"store\.zarr: frame 3: found a coordinate of"):
+        write_frames(tmp_path / "store.zarr", 0, frames)
+
+
+def test_the_quality_of_the_recordings_is_kept_where_it_is_known(tmp_path: Path) -> None:
+    quality = [Quality(length, 1, 2, 3, 4, 5, 6, 7, 8 + i) for i, length in enumerate(LENGTHS)]
+    create(tmp_path / "known", INFOS, LENGTHS, None, quality=quality)
+    create(tmp_path / "unknown", INFOS, LENGTHS, None)
+    assert open_store(tmp_path / "known").quality == quality
+    assert open_store(tmp_path / "unknown").quality is None
+    column = zarr.open_array(tmp_path / "known" / "quality" / "frames", mode="r")
+    assert column.dtype == np.int32
+    column = zarr.open_array(tmp_path / "known" / "quality" / "ids", mode="r+")
+    column.resize((3,))
+    with pytest.raises(StoreError, match="found 3 rows of quality/ids, expected 4"):
+        open_store(tmp_path / "known")
+
+
+@pytest.mark.parametrize("dtype", STORAGES)
+@pytest.mark.parametrize("count", [1, 256, 257, 1000, FRAMES_PER_SHARD, FRAMES_PER_SHARD + 300])
+def test_the_bytes_of_frames_are_those_that_zarr_writes(
+    tmp_path: Path, frames: npt.NDArray[np.float32], dtype: Storage, count: int
+) -> None:
+    path = tmp_path / "store.zarr"
+    create(path, INFOS[:1], [count], None, dtype)
+    for first in range(0, count, FRAMES_PER_SHARD):
+        write_frames(path, first, frames[first : min(count, first + FRAMES_PER_SHARD)])
+    files = [frame_shard_file(path, number) for number in range(-(-count // FRAMES_PER_SHARD))]
+    ours = [file.read_bytes() for file in files]
+    stored, _ = encode_array(frames[:count], dtype, FRAMES_PER_CHUNK, "")
+    array = zarr.open_array(path / "frames", mode="r+")
+    array.with_config({"write_empty_chunks": True})[...] = stored
+    assert [file.read_bytes() for file in files] == ours
+
+
+def test_threads_write_shards_at_once_and_make_the_same_bytes(tmp_path: Path, frames: npt.NDArray[np.float32]) -> None:
+    one, many = write(tmp_path / "one", frames), tmp_path / "many"
+    create(many, INFOS, LENGTHS, None)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda at: write_frames(many, at, frames[at : at + FRAMES_PER_SHARD]), (FRAMES_PER_SHARD, 0)))
+    assert hashes(one) == hashes(many)
 
 
 def test_keys_of_any_length_survive(tmp_path: Path) -> None:

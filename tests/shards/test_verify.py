@@ -1,6 +1,11 @@
 """Verification: a good folder has no problem, and each damage is found and named."""
 
+import hashlib
+import io
 import json
+import os
+import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import zarr
+from upath import UPath
 
 from shards.manifest import FileEntry, file_entry, fingerprint, folder_name, read_manifest, write_manifest
+from shards.places import place
 from shards.reader import read_shard
 from shards.store import frame_shard_file
-from shards.verify import verify
+from shards.verify import check_files, verify
 from shards.writer import write_shard
 
 Make = Callable[..., Path]
@@ -25,16 +32,20 @@ def folder(make_folder: Make) -> Path:
     return make_folder()
 
 
-def flip_bit(path: Path, position: int) -> None:
+def flip_bit(path: Path, position: int, bit: int = 0) -> None:
     data = bytearray(path.read_bytes())
-    data[position] ^= 1
+    data[position] ^= 1 << bit
     path.write_bytes(data)
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:
     """Replace top-level fields by JSON values."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    fields = json.loads(path.read_text()) | changes
+    del fields["sha256"]
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    fields["sha256"] = hashlib.sha256(canonical.encode("ascii")).hexdigest()
+    path.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
 
 
 def rehash(folder: Path) -> None:
@@ -72,26 +83,133 @@ def test_progress_is_shown_on_request_only(folder: Path, capsys: pytest.CaptureF
     assert "shards" in capsys.readouterr().err
 
 
-def test_one_flipped_bit_in_any_file_is_found_and_the_file_named(folder: Path) -> None:
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+@pytest.mark.parametrize("dtype", ["float32", "float16", "fixed"])
+def test_a_flipped_bit_anywhere_in_any_file_is_found_and_the_file_named(make_folder: Make, dtype: str) -> None:
+    folder, draw = make_folder(dtype=dtype), random.Random(dtype)
+    manifest = read_manifest(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     assert {path.suffix for path in paths} == {"", ".json", ".tar", ".idx"}
-    for path in paths:
-        before = path.read_bytes()
-        flip_bit(path, len(before) // 2)
+    for _ in range(20):
+        before = {path: path.read_bytes() for path in paths}
+        for path, data in before.items():
+            flip_bit(path, draw.randrange(len(data)), draw.randrange(8))
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        assert list(check_files(folder, manifest).broken) == names
+        for path, data in before.items():
+            path.write_bytes(data)
+    assert verify(folder) == []
+
+
+@pytest.mark.parametrize("kind", ["tar", "idx", "frames/c/0/0/0/0", "label/c/0", "offsets/zarr.json"])
+def test_verify_names_the_one_file_with_a_flipped_bit(folder: Path, kind: str) -> None:
+    draw = random.Random(kind)
+    path = next(path for path in sorted(folder.rglob("*")) if path.as_posix().endswith(kind))
+    before = path.read_bytes()
+    for _ in range(4):
+        flip_bit(path, draw.randrange(len(before)), draw.randrange(8))
         name = path.relative_to(folder).as_posix()
-        assert any(line.startswith(f"{name}: found other content") for line in verify(folder)), name
+        assert any(line.startswith(f"{name}: found other content") for line in verify(folder))
         path.write_bytes(before)
     assert verify(folder) == []
 
 
 def test_any_flipped_bit_of_the_manifest_is_found(folder: Path) -> None:
     path = folder / "manifest.json"
-    before = path.read_bytes()
-    for position in range(0, len(before), 211):
-        if not chr(before[position]).isspace():
-            flip_bit(path, position)
-            assert verify(folder), f"byte {position}"
-            path.write_bytes(before)
+    before, draw = path.read_bytes(), random.Random(1)
+    for position in [0, len(before) - 1, *draw.sample(range(len(before)), 60)]:
+        flip_bit(path, position, draw.randrange(8))
+        assert any("manifest.json" in line for line in verify(folder)), f"byte {position}"
+        path.write_bytes(before)
+
+
+def repack(path: Path, change: Callable[[list[tarfile.TarInfo]], None], end: bytes = b"") -> None:
+    """Write a tar with other headers: what a reader delivers stays the same, and so do index offsets and hashes."""
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+        datas = [tar.extractfile(member).read() for member in members]  # type: ignore[union-attr]  # all are files
+    change(members)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in zip(members, datas, strict=True):
+            tar.addfile(member, io.BytesIO(data))
+    path.write_bytes(path.read_bytes() + end)
+    rehash(path.parents[2])
+
+
+def set_first(name: str, value: Any) -> Callable[[list[tarfile.TarInfo]], None]:
+    return lambda members: setattr(members[0], name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mtime", 1), ("mode", 0o755), ("uid", 7), ("uname", "me"), ("type", tarfile.AREGTYPE)]
+)
+def test_a_header_that_is_not_canonical_is_named(folder: Path, name: str, value: Any) -> None:
+    path = shard(folder)
+    repack(path, set_first(name, value))
+    wrong = f"{path.relative_to(folder)}: found a header at byte 0 that is not canonical"
+    assert any(line.startswith(wrong) for line in verify(folder))
+
+
+def test_members_in_another_order_are_named(folder: Path) -> None:
+    path = shard(folder)
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]  # files
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in [members[1], members[0], *members[2:]]:
+            tar.addfile(member, io.BytesIO(data))
+    rehash(folder)
+    assert any("of one sample" in line for line in verify(folder))
+
+
+@pytest.mark.parametrize("end", [b"junk" * 128, bytes(10240), b"x"])
+def test_anything_behind_the_last_member_is_named(folder: Path, end: bytes) -> None:
+    path = shard(folder)
+    size = path.stat().st_size
+    repack(path, lambda members: None, end)
+    wrong = f"{path.relative_to(folder)}: found {size + len(end)} bytes with the last member's end at "
+    assert any(line.startswith(wrong) for line in verify(folder))
+
+
+@pytest.mark.parametrize("where", ["padding", "end"])
+def test_data_between_the_members_and_in_the_end_blocks_is_named(folder: Path, where: str) -> None:
+    path = shard(folder)
+    with tarfile.open(path) as tar:
+        member = tar.getmembers()[1]
+    position = member.offset_data + member.size + 3 if where == "padding" else path.stat().st_size - 700
+    flip_bit(path, position, 2)
+    rehash(folder)
+    assert any(line.startswith(f"{path.relative_to(folder)}: found data behind ") for line in verify(folder))
+
+
+def test_a_folder_on_a_remote_place_is_verified_too(folder: Path) -> None:
+    remote = place(f"memory://verify/{folder.name}")
+    assert isinstance(remote, UPath)
+    remote.fs.put(str(folder), remote.path, recursive=True)
+    assert verify(remote) == []
+    remote.fs.pipe_file(f"{remote.path}/stray", b"x")
+    with remote.fs.open(f"{remote.path}/{read_manifest(folder).shards[0].index}", "ab") as file:
+        file.write(b"x")
+    problems = verify(remote)
+    assert problems[0] == "stray: found a file that the manifest does not list"
+    assert any(line.startswith(f"{read_manifest(folder).shards[0].index}: found ") for line in problems)
+
+
+def test_a_pipe_in_place_of_a_file_is_named_and_does_not_hang(folder: Path) -> None:
+    path = shard(folder).with_suffix(".idx")
+    path.unlink()
+    os.mkfifo(path)
+    assert check_files(folder, read_manifest(folder)).broken == {
+        path.relative_to(folder).as_posix(): "found something that is no file, expected a file"
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("float16", 0.5), ("fixed", 1e-4), ("fixed", 6e-5), ("float16", float(1 << 20))]
+)
+def test_an_error_that_the_storage_cannot_have_made_is_named(make_folder: Make, dtype: str, error: float) -> None:
+    folder = make_folder(dtype=dtype)
+    change_manifest(folder, max_error=error)
+    [problem] = verify(folder)
+    assert problem.startswith(f"manifest.json: found max_error {error:g}, expected 0 to ")
 
 
 def test_an_unfinished_folder_is_named(folder: Path) -> None:
@@ -133,7 +251,9 @@ def test_an_identity_that_does_not_hash_to_the_fingerprint_is_named(folder: Path
 
 def test_a_store_of_an_unknown_source_is_named(folder: Path) -> None:
     change_manifest(folder, source="kinetics")
-    assert "manifest.json: found source 'kinetics', expected one of ntu, pkummd1, pkummd2, nwucla" in verify(folder)
+    assert any(
+        line.startswith("manifest.json: unknown source 'kinetics', expected one of ntu") for line in verify(folder)
+    )
 
 
 @pytest.mark.parametrize("count", ["samples", "sequences", "frames", "dropped", "repaired"])
@@ -296,19 +416,17 @@ def test_a_coordinate_that_is_not_finite_is_named(folder: Path, value: float) ->
     assert message in verify(folder)
 
 
-def test_a_coordinate_too_large_for_half_precision_is_named(make_folder: Make) -> None:
+def test_a_coordinate_too_large_for_half_precision_is_named_in_store_and_shard(make_folder: Make) -> None:
     folder = make_folder(dtype="float16")
-    zarr.open_array(folder / "store.zarr" / "frames", mode="r+")[0, 0, 0, 0] = 1e6
+    zarr.open_array(folder / "store.zarr" / "frames", mode="r+")[0, 0, 0, 0] = np.float16(np.inf)
     path = next(folder.glob("shards/ntu60-xsub-train_xview-test*/000000.tar"))
-
-    def overflow(samples: list[Sample]) -> list[Sample]:
-        samples[0][1][0, 0, 0, 0] = np.inf
-        return samples
-
-    rewrite(path, overflow)
-    assert [line for line in verify(folder) if "not finite" in line] == [
-        f"{path.relative_to(folder)}: S001C001P001R001A007: found a coordinate that is not finite, expected finite ones"
-    ]
+    rehash(folder)
+    key = "S001C001P001R001A007"
+    assert set(verify(folder)) == {
+        f"store.zarr: {key}: found a coordinate that is not finite, expected finite ones",
+        f"{path.relative_to(folder)}: {key}: frame 0: found a coordinate of inf m, expected at most 65504 m (float16)",
+        f"{path.relative_to(folder)}: {key}: found other frames, expected those of the store",
+    }
 
 
 def test_a_missing_frame_file_is_named_by_all_that_need_it(folder: Path) -> None:

@@ -9,33 +9,55 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
+from webdataset import TarWriter
 
+from shards.encoding import STORAGES, Storage, encode_npy
 from shards.errors import StoreError
 from shards.schema import SampleInfo, Segment
-from shards.writer import sample_record, write_shard
+from shards.writer import encode_record, sample_record, write_shard
 
 MakeFrames = Callable[[int, int], npt.NDArray[np.float32]]
 Sample = tuple[str, npt.NDArray[Any], dict[str, Any]]
 
 
 @pytest.fixture(params=["float32", "float16"])
-def samples(request: pytest.FixtureRequest, make_frames: MakeFrames) -> list[Sample]:
-    return [(f"key_{i:02d}-L", make_frames(1 + 7 * i, i).astype(request.param), {"b": i, "a": "x"}) for i in range(12)]
+def dtype(request: pytest.FixtureRequest) -> Storage:
+    storage: Storage = request.param
+    return storage
 
 
-def test_the_bytes_are_the_same_when_written_again(tmp_path: Path, samples: list[Sample]) -> None:
+@pytest.fixture
+def samples(make_frames: MakeFrames) -> list[Sample]:
+    lengths = [(i, 1 + 7 * i) for i in range(12)]
+    return [(f"key_{i:02d}-L", make_frames(n, i), {"b": i, "a": "x", "frames": n}) for i, n in lengths]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_bytes_are_the_same_when_written_again(tmp_path: Path, samples: list[Sample], storage: Storage) -> None:
     for name in ("a", "b"):
-        assert write_shard(tmp_path / name / "000000.tar", samples) == 12
+        assert write_shard(tmp_path / name / "000000.tar", samples, storage) == 12
     for file in ("000000.tar", "000000.idx"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["000000.idx", "000000.tar"]
 
 
-def test_plain_tarfile_and_numpy_read_it_as_specified(tmp_path: Path, samples: list[Sample]) -> None:
-    write_shard(tmp_path / "000000.tar", iter(samples))
+def test_the_tar_is_what_webdatasets_own_writer_makes_of_the_same_members(
+    tmp_path: Path, samples: list[Sample]
+) -> None:
+    write_shard(tmp_path / "000000.tar", samples)
+    owner = {"user": "skelstream", "group": "skelstream", "mode": 0o644, "mtime": 0}
+    with TarWriter(str(tmp_path / "theirs.tar"), **owner, encoder=False) as tar:
+        for key, frames, record in samples:
+            tar.write({"__key__": key, "frames.npy": encode_npy(frames), "json": encode_record(record)})
+    assert (tmp_path / "000000.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
+def test_plain_tarfile_and_numpy_read_it_as_specified(tmp_path: Path, samples: list[Sample], dtype: Storage) -> None:
+    write_shard(tmp_path / "000000.tar", iter(samples), dtype)
     with tarfile.open(tmp_path / "000000.tar") as tar:
         members = tar.getmembers()
         contents = [tar.extractfile(member).read() for member in members]  # type: ignore[union-attr]
@@ -45,10 +67,31 @@ def test_plain_tarfile_and_numpy_read_it_as_specified(tmp_path: Path, samples: l
     }
     for (_, frames, record), npy, text in zip(samples, contents[::2], contents[1::2], strict=True):
         array = np.load(io.BytesIO(npy), allow_pickle=False)
-        assert array.dtype == frames.dtype
-        assert np.array_equal(array, frames)
+        assert array.dtype == np.dtype(dtype)
+        assert np.array_equal(array, frames.astype(dtype))
         assert json.loads(text) == record
-    assert contents[1] == b'{"a":"x","b":0}'
+    assert contents[1] == b'{"a":"x","b":0,"frames":1}'
+
+
+def test_fixed_frames_are_a_blosc_frame_of_differences_along_time(tmp_path: Path, samples: list[Sample]) -> None:
+    write_shard(tmp_path / "000000.tar", samples, "fixed")
+    with tarfile.open(tmp_path / "000000.tar") as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert list(members) == [f"{key}.{end}" for key, _, _ in samples for end in ("frames.blosc", "json")]
+    for key, frames, record in samples:
+        raw = numcodecs.Blosc().decode(members[f"{key}.frames.blosc"])
+        planes = np.frombuffer(raw, "<i4")[: frames.size].reshape(2, 25, 3, record["frames"])
+        units = np.moveaxis(planes.cumsum(axis=-1), -1, 0)
+        assert np.array_equal(units, np.rint(frames.astype(np.float64) * 1e4))
+
+
+def test_a_coordinate_that_the_storage_cannot_hold_is_refused_by_name(tmp_path: Path, make_frames: MakeFrames) -> None:
+    frames = make_frames(4, 0)
+    frames[2, 0, 0, 0] = 1e6
+    for storage, limit in (("float16", "65504"), ("fixed", "100000")):
+        with pytest.raises(StoreError, match=f"k: frame 2: found a coordinate of 1e.06 m, expected at most {limit} m"):
+            write_shard(tmp_path / "000000.tar", [("k", frames, {"frames": 4})], storage)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_frames_of_any_memory_layout_are_stored_in_c_order(tmp_path: Path, make_frames: MakeFrames) -> None:
@@ -58,18 +101,20 @@ def test_frames_of_any_memory_layout_are_stored_in_c_order(tmp_path: Path, make_
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
-def test_the_index_is_the_one_dalis_own_tool_makes(tmp_path: Path, samples: list[Sample]) -> None:
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_index_is_the_one_dalis_own_tool_makes(tmp_path: Path, samples: list[Sample], storage: Storage) -> None:
     wds2idx = pytest.importorskip("wds2idx")
     if shutil.which("tar") is None:
         pytest.skip("wds2idx calls tar, which is not installed")
-    write_shard(tmp_path / "000000.tar", samples)
+    write_shard(tmp_path / "000000.tar", samples, storage)
     with wds2idx.IndexCreator(str(tmp_path / "000000.tar"), str(tmp_path / "theirs"), verbose=False) as creator:
         creator.create_index()
     assert (tmp_path / "000000.idx").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
-def test_the_index_points_at_every_member(tmp_path: Path, samples: list[Sample]) -> None:
-    write_shard(tmp_path / "000000.tar", samples)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_index_points_at_every_member(tmp_path: Path, samples: list[Sample], storage: Storage) -> None:
+    write_shard(tmp_path / "000000.tar", samples, storage)
     head, *lines = (tmp_path / "000000.idx").read_text().splitlines()
     listed = [tuple(line.split()[i : i + 4]) for line in lines for i in (0, 4)]
     with tarfile.open(tmp_path / "000000.tar") as tar:
@@ -78,10 +123,10 @@ def test_the_index_points_at_every_member(tmp_path: Path, samples: list[Sample])
     assert listed == there
 
 
-def test_dali_reads_the_shard_by_its_index(tmp_path: Path, samples: list[Sample]) -> None:
+def test_dali_reads_the_shard_by_its_index(tmp_path: Path, samples: list[Sample], dtype: Storage) -> None:
     dali: Any = pytest.importorskip("nvidia.dali")
     fn: Any = pytest.importorskip("nvidia.dali.fn")
-    write_shard(tmp_path / "000000.tar", samples)
+    write_shard(tmp_path / "000000.tar", samples, dtype)
 
     @dali.pipeline_def(batch_size=len(samples), num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
@@ -97,7 +142,7 @@ def test_dali_reads_the_shard_by_its_index(tmp_path: Path, samples: list[Sample]
     pipe.build()
     frames, records = pipe.run()
     for i, (_, expected, record) in enumerate(samples):
-        assert np.array_equal(np.asarray(frames.at(i)), expected.astype(np.float32))
+        assert np.array_equal(np.asarray(frames.at(i)), expected.astype(dtype).astype(np.float32))
         assert json.loads(bytes(np.asarray(records.at(i)))) == record
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from shards.encoding import Storage, kept
 from shards.manifest import CellEntry, Manifest, ShardEntry, counts, write_manifest
 from shards.schema import FORMAT_VERSION
 from shards.writer import write_shard
@@ -42,18 +43,17 @@ def write_folder() -> Callable[..., Path]:
     On the side ntu60 xsub train: 46 samples in 7 shards, whose indexes alternate with those of the other cells.
     """
 
-    def write(folder: Path, dtype: str = "float32") -> Path:
+    def write(folder: Path, dtype: Storage = "float32") -> Path:
         cells, shards = {}, []
         free = {cell: list(range(number, 300, 3)) for number, cell in enumerate(SIZES)}
         for cell, sizes in SIZES.items():
             for number, size in enumerate(sizes):
                 indexes = [free[cell].pop(0) for _ in range(size)]
-                samples = [
-                    (f"S{i:03d}", sample_frames(i).astype(dtype), {"index": i, "label": i % 60}) for i in indexes
-                ]
+                stored = [(i, kept(sample_frames(i), dtype, "")) for i in indexes]
+                samples = [(f"S{i:03d}", f, {"index": i, "label": i % 60, "frames": len(f)}) for i, f in stored]
                 path = f"shards/{cell}/{number:06d}.tar"
-                write_shard(folder / path, samples)
-                total = sum(len(frames) for _, frames, _ in samples)
+                write_shard(folder / path, samples, dtype)
+                total = sum(len(frames) for _, frames in stored)
                 shards.append(
                     ShardEntry(cell=cell, path=path, index=path.replace(".tar", ".idx"), samples=size, frames=total)
                 )
@@ -72,7 +72,8 @@ def write_folder() -> Callable[..., Path]:
             inventory="0" * 64,
             fingerprint="0" * 12,
             counts=counts(sequences=samples_, samples=samples_, frames=frames_, dropped=0, repaired=0),
-            dtype="float16" if dtype == "float16" else "float32",
+            dtype=dtype,
+            max_error=0.0,
             cells=cells,
             shards=shards,
             files=[],

@@ -115,6 +115,21 @@ def test_half_precision_shards_stay_half_precision(
     assert np.array_equal(batch.frames[start : start + length].numpy(), frames_of(sample).astype(np.float16))
 
 
+@both
+def test_fixed_shards_are_delivered_as_float32(
+    kind: Callable[..., Loader],
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+    frames_of: Callable[[int], npt.NDArray[np.float32]],
+) -> None:
+    batch = next(iter(_open(kind, write_folder(tmp_path, dtype="fixed")).epoch(0)))
+    assert batch.frames.dtype == torch.float32
+    for row in range(len(batch)):
+        start, length = int(batch.start[row]), int(batch.length[row])
+        exact = frames_of(int(batch.sample_id[row]))
+        assert np.abs(batch.frames[start : start + length].numpy() - exact).max() <= 0.51e-4
+
+
 def test_without_shuffling_both_loaders_deliver_shard_after_shard(folder: Path) -> None:
     orders = [_flat(list(_open(kind, folder, shuffle=False, drop_last=False).epoch(7))) for kind in KINDS]
     # the cell "..xview-test.." comes before "..xview-train.."

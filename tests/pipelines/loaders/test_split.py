@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.loaders.split import open_split
+from shards.encoding import Storage
 from shards.errors import ConfigError, StoreError
 from shards.writer import write_shard
 
@@ -61,11 +62,11 @@ def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_sample_that_is_not_what_the_manifest_says_is_refused_by_name(
-    write_folder: Callable[..., Path], tmp_path: Path, dtype: str, record: dict[str, Any], message: str
+    write_folder: Callable[..., Path], tmp_path: Path, dtype: Storage, record: dict[str, Any], message: str
 ) -> None:
     side = open_split(write_folder(tmp_path), "ntu60", "xsub", "test")
     frames = np.ones((4, 2, 25, 3), dtype=dtype)
-    write_shard(tmp_path / side.shards[0].path, [(f"k{i}", frames, record) for i in range(6)])
+    write_shard(tmp_path / side.shards[0].path, [(f"k{i}", frames, record) for i in range(6)], dtype)
     with pytest.raises(StoreError, match=rf"000000\.tar: k2: {message}"):
         side.read(side.index(0), [2])
 

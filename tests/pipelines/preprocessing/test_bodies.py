@@ -36,6 +36,37 @@ def test_equal_energies_leave_the_lower_slot_first() -> None:
     np.testing.assert_array_equal(choose_slots(np.zeros((5, 4, 25, 3))), [0, 1])
 
 
+def numpy_energies(frames: np.ndarray) -> np.ndarray:
+    there = frames.sum(axis=(2, 3)) != 0
+    bodies = [frames[there[:, slot], slot] for slot in range(frames.shape[1])]
+    return np.array([one.std(axis=(0, 1)).sum() if len(one) else 0.0 for one in bodies])
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_energies_and_choice_equal_numpy(num_frames: int, num_slots: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    frames = rng.normal(rng.normal(0, 3), rng.uniform(0.1, 2), (num_frames, num_slots, 25, 3))
+    frames *= rng.random((num_frames, num_slots, 1, 1)) < 0.7
+    expected = numpy_energies(frames)
+    np.testing.assert_allclose(energies(frames), expected, rtol=1e-12)
+    order = np.argsort(-expected[:4], kind="stable")[:2]
+    chosen = choose_bodies(frames)
+    assert chosen[:, : len(order)].tobytes() == frames[:, order].tobytes()
+    assert not chosen[:, len(order) :].any()
+
+
+@given(st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32 - 1))
+def test_present_is_where_numpy_sums_to_anything(kind: type, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Few different numbers of either sign, so that sums cancel, some only by the order of their additions.
+    frames = rng.choice(np.array([0, 0.1, -0.1, 1e8, -1e8, 3], kind), (9, 3, 25, 3)) * (
+        rng.random((9, 3, 25, 3)) < 0.08
+    )
+    frames = frames.astype(kind)
+    for view in (frames, frames[:, :2], frames[::2], frames[:, ::-1]):
+        np.testing.assert_array_equal(present(view), view.sum(axis=(2, 3)) != 0)
+
+
 def test_a_single_slot_gets_an_empty_second_person() -> None:
     alone = body(5, 0.3)
     np.testing.assert_array_equal(choose_bodies(slots(alone)), slots(alone, np.zeros_like(alone)))

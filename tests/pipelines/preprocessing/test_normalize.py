@@ -1,4 +1,6 @@
-"""Normalisation against a slow reference that goes frame by frame, as the steps are worded."""
+"""Normalisation against a slow reference that goes frame by frame, as the steps are worded, and one in NumPy."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -53,6 +55,33 @@ def slow_normalize(frames: np.ndarray) -> np.ndarray:
     return centred
 
 
+def numpy_rotation(vector: np.ndarray, target: np.ndarray) -> np.ndarray | None:
+    """By the angle, as the published code words it."""
+    axis = np.cross(vector, target)
+    if np.abs(vector).sum() < 1e-6 or np.abs(axis).sum() < 1e-6:
+        return None
+    angle = np.arccos(np.clip(vector @ target / np.linalg.norm(vector), -1.0, 1.0))
+    if angle < 1e-6:
+        return None
+    x, y, z = axis / np.linalg.norm(axis)
+    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * k + (1.0 - np.cos(angle)) * (k @ k)
+
+
+def numpy_normalize(frames: np.ndarray) -> np.ndarray:
+    """All steps on whole arrays; float32 after each."""
+    x = frames.copy()
+    for m in range(x.shape[1]):
+        x[:, m] = slow_fill(x[:, m])
+    x = np.where(x.sum(axis=-1, keepdims=True) != 0, x - x[:, :1, 1:2], 0).astype(np.float32)
+    for start, stop, target in ((0, 1, Z), (4, 8, X)):
+        matrix = numpy_rotation(x[0, 0, stop].astype(float) - x[0, 0, start].astype(float), target)
+        if matrix is not None:
+            turned = sum(x[..., c, None].astype(float) * matrix[:, c] for c in range(3))
+            x = np.where((x.sum(axis=(2, 3)) != 0)[:, :, None, None], turned, x).astype(np.float32)
+    return x
+
+
 def moving(there: np.ndarray, seed: int) -> np.ndarray:
     """Frames (T, 2, V, C) with content where `there` (T, 2) says."""
     rng = np.random.default_rng(seed)
@@ -67,6 +96,51 @@ presence = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_siz
 def test_normalisation_equals_the_slow_reference(there: np.ndarray, seed: int) -> None:
     frames = moving(there, seed)
     np.testing.assert_allclose(normalize(frames), slow_normalize(frames), atol=2e-5)
+
+
+@settings(deadline=None)
+@given(presence, st.integers(0, 2**32 - 1))
+def test_normalisation_equals_numpy_in_all_but_a_rare_last_bit(there: np.ndarray, seed: int) -> None:
+    # Sine and cosine differ in their last bit from those by the angle; no float32 of 1.2 million showed it.
+    frames = moving(there, seed)
+    ours, expected = normalize(frames), numpy_normalize(frames)
+    np.testing.assert_allclose(ours, expected, rtol=2e-7, atol=1e-7)
+    assert np.mean(ours.view(np.int32) != expected.view(np.int32)) < 0.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(presence, st.integers(0, 2**32 - 1), st.integers(0, 20))
+def test_one_pass_has_the_bits_of_the_steps_one_by_one(there: np.ndarray, seed: int, length: int) -> None:
+    frames = moving(there, seed)
+    padded = np.zeros((length, 2, 25, 3), np.float32)
+    padded[: len(frames)] = frames[:length]
+    steps = np.stack([fill(padded[:, m]) for m in range(2)], axis=1)
+    steps = align(align(centre(steps), 0, 1, Z), 4, 8, X)
+    assert normalize(frames, length).tobytes() == steps.tobytes()
+
+
+def test_cancelling_numbers_count_as_absent_as_in_numpy() -> None:
+    frames = moving(np.ones((6, 2), bool), 5)
+    frames[2, 0] = 0
+    frames[2, 0, :2] = [(1, -0.5, -0.5), (2, -1, -1)]
+    frames[4, 1, 3] = (0.25, -0.5, 0.25)
+    assert normalize(frames).tobytes() == numpy_normalize(frames).tobytes()
+
+
+@given(st.tuples(*[st.floats(-5, 5)] * 3).map(np.array))
+def test_rotations_equal_those_by_the_angle(vector: np.ndarray) -> None:
+    for target in (X, Z):
+        ours, expected = rotation_between(vector, target), numpy_rotation(vector, target)
+        # Near its end the arc cosine has 8 good digits: there this side is the better one.
+        if ours is not None and expected is not None:
+            np.testing.assert_allclose(ours, expected, atol=1e-9 if abs(ours @ target)[target > 0] < 0.999 else 1e-7)
+
+
+def test_threads_do_not_matter() -> None:
+    clips = [moving(np.ones((40, 2), bool), seed) for seed in range(64)]
+    with ThreadPoolExecutor(4) as pool:
+        for found, clip in zip(pool.map(normalize, clips), clips, strict=True):
+            assert found.tobytes() == normalize(clip).tobytes()
 
 
 @settings(max_examples=60, deadline=None)
