@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
-from pipelines.statistics import Histogram
+from pipelines.quality.statistics import Histogram
 from shards.skeleton import PARENTS
 
 # As wide as a phone, so that text keeps its size there; the page sets several side by side where there is room.

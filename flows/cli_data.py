@@ -151,14 +151,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _add_repair(commands: Any) -> None:
     sub = command(commands, "repair", _repair, "rewrite the broken files of a store, and nothing else")
-    sub.add_argument("data", type=Path, metavar="DATA", help="a store's folder, or the folder that holds the stores")
+    sub.add_argument("data", metavar="DATA", help="a store's folder, or the folder that holds the stores; local")
     sub.add_argument("raw", nargs="*", metavar="RAW", help="the raw archives; shards alone need none")
 
 
 def _repair(options: argparse.Namespace) -> None:
     from flows.repair import repair_data
 
-    print("\n".join(repair_data(options.data, _places(options.raw), progress=True)) or "nothing is broken")
+    print("\n".join(repair_data(_place(options.data), _places(options.raw), progress=True)) or "nothing is broken")
 
 
 def _add_stats(commands: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.differences import Compared, Differences, differences
+from pipelines.quality.differences import Compared, Differences, differences
 from shards.manifest import Outcome
 from shards.places import Place
 

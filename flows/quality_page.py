@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from flows.charts import count_bars, histogram_bars, pose
 from pipelines.preprocessing.bodies import present
-from pipelines.statistics import Outlier, Outliers, Spread, Statistics
+from pipelines.quality.statistics import Outlier, Outliers, Spread, Statistics
 from shards.catalog import source
 from shards.manifest import STORE, Manifest, read_manifest
 from shards.places import Place

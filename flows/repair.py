@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from flows.verify import store_folders
-from pipelines.repair import repair
+from pipelines.checking.repair import repair
 from shards.errors import SkelstreamError, StoreError
 from shards.places import Place
 
@@ -13,7 +13,7 @@ def repair_data(data: Place, raw: Sequence[Place] = (), *, progress: bool = Fals
 
     Args:
         data: a store's folder, or the folder that holds several.
-        raw: raw input of the stores; see `pipelines.repair.repair`.
+        raw: raw input of the stores; see `pipelines.checking.repair.repair`.
         progress: whether to show progress bars.
 
     Returns:

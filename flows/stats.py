@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.quality_page import DROPPED_BODIES, amount, page, where
 from flows.verify import store_folders
-from pipelines.quality import statistics
-from pipelines.statistics import Outliers, Spread, Statistics
+from pipelines.quality.statistics import Outliers, Spread, Statistics
+from pipelines.quality.summary import statistics
 from shards.manifest import write_atomic
 from shards.places import Place
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipelines.deep import SHARE, deep_verify
+from pipelines.checking.deep import SHARE, deep_verify
 from pipelines.preprocessing.recipes import recipe
 from shards.catalog import SOURCES, source
 from shards.errors import SkelstreamError, StoreError
@@ -32,7 +32,7 @@ def verify_data(
     Args:
         data: a store's folder, or the folder that holds several.
         deep_raw: raw input of which a random part is converted again and compared; empty leaves that out.
-        share, seed: of that part, see `pipelines.deep.deep_verify`.
+        share, seed: of that part, see `pipelines.checking.deep.deep_verify`.
         progress: whether to show progress bars and say what was looked at.
     """
     folders = store_folders(data)

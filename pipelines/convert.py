@@ -1,7 +1,7 @@
 """Raw archives -> one store folder, in parallel and resumable.
 
-A conversion goes through units of work (`pipelines.stages`) in a hidden work folder beside the result. Each unit writes
-its files at temporary names and a marker last, so a conversion that was killed anywhere goes on where it was, and the
+A conversion goes through units of work (`conversion.stages`) in a hidden folder beside the result. Each unit writes its
+files at temporary names and a marker last, so a conversion that was killed anywhere goes on where it was, and the
 bytes do not depend on workers, order or kills. The folder gets its name when everything is in it. A result on a remote
 place is made in a local folder first and then copied, its manifest last.
 """
@@ -9,16 +9,17 @@ place is made in a local folder first and then copied, its manifest last.
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipelines.archives import inventory_digest
-from pipelines.parts import Recording, list_recordings
+from pipelines.conversion.recordings import Recording, list_recordings
+from pipelines.conversion.runners import cores, open_runner
+from pipelines.conversion.stages import Plan, run_stages
+from pipelines.conversion.workspace import disk_errors, locked
 from pipelines.preprocessing import recipes
-from pipelines.runners import cores, open_runner
-from pipelines.stages import Plan, run_stages
-from pipelines.workspace import disk_errors, locked
 from shards import catalog
 from shards.encoding import Storage
 from shards.errors import ConfigError, RawInputError, StoreError
@@ -34,6 +35,7 @@ from shards.manifest import (
     sync,
 )
 from shards.places import Place, place
+from shards.remote import failures
 from shards.upload import upload
 
 OnError = Literal["stop", "drop"]
@@ -102,15 +104,19 @@ def convert(
     """
     _check(dtype, on_error, workers, samples_per_shard)
     task = _identify(source, raw, data, recipe, dtype, samples_per_shard, progress)
-    if _is_finished(task.final):
-        return ConvertResult(task.final, True, read_manifest(task.final))
     final = task.final
     local = final if isinstance(final, Path) else (scratch or default_scratch()).absolute() / final.name
+    if _is_finished(final):
+        _tidy(local, final)
+        return ConvertResult(final, True, read_manifest(final))
     plan = _plan(task, local, on_error, progress)
-    reused = _make(plan, local, scheduler, cores() if workers is None else workers)
-    if not isinstance(final, Path):
-        upload(local, final, read_manifest(local).files, progress=progress)
-        shutil.rmtree(local)
+    with disk_errors(local.parent), locked(local):
+        reused = _is_finished(final)  # somebody else may have made it since
+        if not reused:
+            _make(plan, local, scheduler, cores() if workers is None else workers)
+            if not isinstance(final, Path):
+                upload(local, final, read_manifest(local).files, progress=progress)
+    _tidy(local, final)
     return ConvertResult(final, reused, read_manifest(final))
 
 
@@ -191,7 +197,7 @@ def _plan(task: _Identity, final: Path, on_error: OnError, progress: bool) -> Pl
         recordings=used,
         excused=[Outcome(key=recording.key, reason=MISSING) for recording in task.listed if recording.key in missing],
         strict=on_error == "stop",
-        work=final.with_name(f".{final.name}.partial"),
+        work=_work(final),
         progress=progress,
     )
 
@@ -207,23 +213,47 @@ def _check(dtype: str, on_error: str, workers: int | None, samples_per_shard: in
 
 
 def _is_finished(final: Place) -> bool:
-    finished = (final / MANIFEST).exists()
-    # on a remote place that is an upload to go on with
-    if not finished and isinstance(final, Path) and final.exists():
-        raise StoreError(f"{final}: found no {MANIFEST} in it, expected a finished store: remove the folder")
-    return finished
+    if not isinstance(final, Path):  # without a manifest it is an upload to go on with
+        try:
+            final.fs.invalidate_cache()  # another process may have written since
+            return (final / MANIFEST).exists()
+        except failures(final) as error:
+            raise StoreError(f"{final}: found no answer ({error}), expected a folder that can be read") from error
+    with disk_errors(final.parent):
+        finished = (final / MANIFEST).exists()
+        if not finished and final.exists():
+            raise StoreError(f"{final}: found no {MANIFEST} in it, expected a finished store: remove the folder")
+        return finished
 
 
-def _make(plan: Plan, final: Path, scheduler: str | None, workers: int) -> bool:
-    """Make `final`; True if somebody else has just done so."""
-    with disk_errors(final.parent), locked(final):
-        if _is_finished(final):
-            return True
-        if not (plan.work / MANIFEST).exists():
-            with open_runner(scheduler, workers) as runner:
-                run_stages(plan, runner)
-        _publish(plan.work, final)
-        return False
+def _work(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
+
+
+def _make(plan: Plan, final: Path, scheduler: str | None, workers: int) -> None:
+    if _is_finished(final):  # made by a run that did not come to the end of its upload
+        return
+    if not (plan.work / MANIFEST).exists():
+        with open_runner(scheduler, workers) as runner:
+            run_stages(plan, runner)
+    _publish(plan.work, final)
+
+
+def _tidy(local: Path, final: Place) -> None:
+    """Remove all that is local of a result that has been uploaded, by this process or by one that was killed then.
+
+    The folder loses its name first: what has the name is whole.
+    """
+    gone = local.with_name(f".{local.name}.uploaded")
+    left = [path for path in (local, gone, _work(local)) if path.exists()]
+    if isinstance(final, Path) or not left:
+        return
+    with suppress(StoreError), disk_errors(local.parent), locked(local):  # else somebody else does, or it stays
+        shutil.rmtree(gone, ignore_errors=True)
+        if local.exists():
+            local.rename(gone)
+        for path in (gone, _work(local)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _publish(work: Path, final: Path) -> None:

@@ -1,7 +1,7 @@
 """What a conversion would find, make, need and take; nothing is written.
 
 Counts are exact: they come from names and label files. Sizes and times are estimates from a few recordings converted in
-memory (`pipelines.probing`), given with two standard errors.
+memory (`pipelines.planning.probing`), given with two standard errors.
 """
 
 import math
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import plan_text
+from pipelines.conversion.pack import Packing, plan_packing
+from pipelines.conversion.parts import FRAME_BYTES
+from pipelines.conversion.runners import cores
 from pipelines.convert import default_scratch, find_existing
-from pipelines.inventory import Inventory, take_inventory
-from pipelines.pack import Packing, plan_packing
-from pipelines.parts import FRAME_BYTES
+from pipelines.planning import text as plan_text
+from pipelines.planning.inventory import Inventory, take_inventory
+from pipelines.planning.probing import Estimate, Probe, probe_some, ratio_estimate
 from pipelines.preprocessing.recipes import Recipe, recipe
-from pipelines.probing import Estimate, Probe, probe_some, ratio_estimate
-from pipelines.runners import cores
 from shards.encoding import STORAGES, Storage
 from shards.errors import ConfigError, RawInputError, StoreError
 from shards.places import Place, place

@@ -39,6 +39,8 @@ FRAMES_PER_SHARD = 16_384
 # float16 by 13 %, and each faster.
 _TIME_LAST = (1, 2, 3, 0)
 
+FRAMES_AHEAD = 4096
+
 # What zarr, its codecs and the file system raise on damaged arrays and metadata.
 _READ_ERRORS = (
     ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError, ArithmeticError, MemoryError
@@ -261,6 +263,22 @@ class Store:
     def sample(self, number: int) -> npt.NDArray[np.float32]:
         """All frames of one sample, (T, M, V, C) float32."""
         return self.read(int(self.offsets[number]), int(self.offsets[number + 1]))
+
+
+class ReadAhead:
+    """Reads a store in blocks of 2.5 MB. Samples in order mostly follow each other: 6,000 a second instead of 1,200."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._first = 0
+        self._frames = store.read(0, 0)
+
+    def read(self, first: int, stop: int) -> npt.NDArray[np.float32]:
+        """Frames first..stop-1, as `Store.read`."""
+        if first < self._first or stop > self._first + len(self._frames):
+            self._frames = self._store.read(first, min(max(stop, first + FRAMES_AHEAD), self._store.num_frames))
+            self._first = first
+        return self._frames[first - self._first : stop - self._first]
 
 
 def open_store(path: Place) -> Store:

@@ -21,7 +21,7 @@ from shards.manifest import MANIFEST, SHARDS, STORE, CellEntry, Manifest, ShardE
 from shards.places import Place
 from shards.reader import ShardIndex, read_index, read_samples
 from shards.schema import SampleInfo, Segment, segment_key
-from shards.store import Store
+from shards.store import ReadAhead, Store
 from shards.verify_tar import walk_tar
 from shards.writer import sample_record
 
@@ -31,7 +31,6 @@ Result = TypeVar("Result")
 
 _NAMED = 5  # samples that one line names at most
 _BATCH = 64  # samples decoded at once: 4 MB
-_FRAMES_AHEAD = 4096  # of the store, read at once: 2.5 MB, for samples of a shard mostly follow each other
 
 
 def on_threads(
@@ -139,7 +138,7 @@ class _Held:
 
 def _check_shard(context: _Context, entry: ShardEntry) -> _Held:
     held, path = _Held(), context.folder / entry.path
-    ahead = _ReadAhead(context.store)
+    ahead = ReadAhead(context.store)
     try:
         index, fault = walk_tar(path, member_name(context.manifest.dtype))
         if fault is not None:
@@ -163,7 +162,7 @@ def _check_shard(context: _Context, entry: ShardEntry) -> _Held:
 
 
 def _sample(
-    context: _Context, ahead: "_ReadAhead", where: str, key: str, array: npt.NDArray[Any], record: dict[str, Any]
+    context: _Context, ahead: "ReadAhead", where: str, key: str, array: npt.NDArray[Any], record: dict[str, Any]
 ) -> Iterator[str]:
     number = context.numbers.get(key)
     if number is None:
@@ -194,21 +193,6 @@ def _sample(
     for name in sorted(expected.keys() | record.keys()):
         if name not in record or name not in expected or record[name] != expected[name]:
             yield f"{where}: found {name} {record.get(name)!r}, expected {expected.get(name)!r}"
-
-
-class _ReadAhead:
-    """Reads a store in blocks."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._first = 0
-        self._frames = store.read(0, 0)
-
-    def read(self, first: int, stop: int) -> npt.NDArray[np.float32]:
-        if first < self._first or stop > self._first + len(self._frames):
-            self._frames = self._store.read(first, min(max(stop, first + _FRAMES_AHEAD), self._store.num_frames))
-            self._first = first
-        return self._frames[first - self._first : stop - self._first]
 
 
 def _index(entry: ShardEntry, there: ShardIndex, listed: ShardIndex) -> Iterator[str]:

@@ -8,7 +8,8 @@ import logging
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ LABEL_FIELDS = 4
 _INTEGER = re.compile(r"-?\d{1,9}", re.ASCII)
 # Longer than any first line seen (150 numbers of 9 to 20 characters).
 _HEAD_BYTES = 8192
+# On a remote place each is a request.
+_HEADS_AT_ONCE = 16
 _log = logging.getLogger(__name__)
 
 
@@ -162,23 +165,27 @@ def pair_files(files: list[RawFile]) -> list[tuple[RawFile, RawFile]]:
             groups[file.name].append(file)
     if not groups:
         raise RawInputError(f"found no video among {len(files)} text files, expected names such as 0002-L or A01N02-L")
-    return [_pair(name, groups[name]) for name in sorted(groups)]
+    labels = label_files([file for group in groups.values() for file in group])
+    return [pair(name, groups[name], labels) for name in sorted(groups)]
 
 
-def _pair(name: str, files: list[RawFile]) -> tuple[RawFile, RawFile]:
-    labels = [file for file in files if _is_label_file(file)]
-    skeletons = [file for file in files if file not in labels]
+def label_files(files: Sequence[RawFile]) -> set[RawFile]:
+    """Those of the files that hold labels: only they have commas in their first line."""
+    with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
+        heads = pool.map(lambda file: file.head(_HEAD_BYTES), files)
+        return {file for file, head in zip(files, heads, strict=True) if b"," in head.strip().split(b"\n", 1)[0]}
+
+
+def pair(name: str, files: Sequence[RawFile], label_files: set[RawFile]) -> tuple[RawFile, RawFile]:
+    """The skeleton file and the label file of a video; RawInputError unless there is one of each."""
+    labels = [file for file in files if file in label_files]
+    skeletons = [file for file in files if file not in label_files]
     for kind, found in (("skeleton", skeletons), ("label", labels)):
         if len(found) != 1:
-            places = ", ".join(file.origin for file in (found or files))
-            what = f"{len(found)} {kind} files" if found else f"no {kind} file beside"
-            raise raw_error(name, "", f"{what} ({places})", f"one {kind} file")
+            places = " and ".join(file.where for file in found or files)
+            what = f"{len(found)} {kind} files:" if found else f"no {kind} file beside"
+            raise raw_error(name, "", f"{what} {places}", f"one {kind} file")
     return skeletons[0], labels[0]
-
-
-def _is_label_file(file: RawFile) -> bool:
-    lines = file.head(_HEAD_BYTES).strip().split(b"\n", 1)
-    return b"," in lines[0]
 
 
 def _is_video(name: str) -> bool:

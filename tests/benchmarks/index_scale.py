@@ -243,7 +243,7 @@ def probe_listing(samples: int, folder: Path) -> Row:
     import zipfile
 
     from pipelines.archives import find_files
-    from pipelines.parts import Recording
+    from pipelines.conversion.recordings import Recording
 
     at = min(samples, FILES_AT)
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
@@ -258,7 +258,7 @@ def probe_listing(samples: int, folder: Path) -> Row:
 
 def probe_packing(samples: int, folder: Path) -> Row:
     """The plan of all cells and shards, beside the infos that it is made of."""
-    from pipelines.pack import plan_packing
+    from pipelines.conversion.pack import plan_packing
     from shards.schema import SampleInfo
 
     at = min(samples, OBJECTS_AT)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import runners, stages
+from pipelines.conversion import runners, stages
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, StoreError

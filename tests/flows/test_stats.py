@@ -16,8 +16,8 @@ from flows.charts import count_bars, histogram_bars, pose
 from flows.quality_page import ABSENT, CLIP_FRAMES, Clip, choose_clips, encode_clip, page, up_axis
 from flows.stats import stats
 from pipelines.convert import convert
-from pipelines.quality import statistics
-from pipelines.statistics import Histogram, Statistics
+from pipelines.quality.statistics import Histogram, Statistics
+from pipelines.quality.summary import statistics
 from pipelines.synthetic import synthesize
 from shards.errors import StoreError
 from shards.manifest import Outcome, read_manifest, write_manifest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from pipelines import runners, stages
+from pipelines.conversion import runners, stages
 from pipelines.convert import MISSING, convert
 from pipelines.preprocessing.recipes import recipe
 from pipelines.synthetic import synthesize

@@ -15,10 +15,10 @@ from flows.plan import show_plan
 from pipelines import plan as plan_module
 from pipelines.archives import RawFile
 from pipelines.convert import convert, find_existing
-from pipelines.inventory import take_inventory
 from pipelines.plan import plan
-from pipelines.plan_text import runs
-from pipelines.probing import PROBES, choose, ratio_estimate
+from pipelines.planning.inventory import take_inventory
+from pipelines.planning.probing import PROBES, choose, ratio_estimate
+from pipelines.planning.text import runs
 from pipelines.synthetic import SOURCES, synthesize
 from shards.catalog import missing_samples
 from shards.encoding import Storage

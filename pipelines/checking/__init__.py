@@ -1,0 +1,1 @@
+"""Finished stores against their raw input: parsed again, compared, repaired."""

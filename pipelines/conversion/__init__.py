@@ -1,0 +1,1 @@
+"""Raw archives -> units of work -> a finished store folder; `pipelines.convert` puts them together."""

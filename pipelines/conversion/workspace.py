@@ -1,0 +1,61 @@
+"""The right to write a result, and what the disk says to it."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.errors import StoreError
+
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def locked(final: Path) -> Iterator[None]:
+    """Hold the only right to write the folder `final`. The kernel releases it when the process dies, however it dies.
+
+    Raises:
+        StoreError: another process holds it.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    path = final.with_name(f".{final.name}.lock")
+    descriptor = _acquire(path, final)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, final: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A holder that left between our two calls took the file with it: then this lock is on nothing.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StoreError(f"{final}: found another process writing it, expected to be the only one") from None
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(data: Path) -> Iterator[None]:
+    """Turn what a disk refuses or fails to do into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            found, expected = "no space left", "room for the store: make some and run again, it goes on from here"
+        elif error.errno in _UNWRITABLE:
+            found, expected = f"a folder that cannot be written ({error})", "a writable one"
+        else:
+            found, expected = f"an error of the disk ({error})", "a sound one: mend it and run again, it goes on from here"
+        raise StoreError(f"{data}: found {found}, expected {expected}") from error
