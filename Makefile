@@ -7,7 +7,9 @@ SETUP := $(VENV)/.complete
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: setup demo test check lint types rooms gpu bench clean
+.PHONY: setup demo test check lint types rooms fuzz gpu bench clean
+
+RUNS ?= 150000
 
 $(SETUP): pyproject.toml constraints.txt
 	@echo "skelstream: setting up $(VENV) (one to three minutes)"
@@ -15,6 +17,9 @@ $(SETUP): pyproject.toml constraints.txt
 	@# torch by exact version in the same command: a range takes the newest CUDA build even where a CPU build is offered.
 	@# -qq leaves errors, and drops pip's remarks about the registries it looked at.
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
+	@# Compiled once a machine; without this the first conversion would wait for it.
+	@echo "skelstream: compiling the parsers for this machine (15 seconds)"
+	@$(BIN)/python -c "import pipelines.parsers.scan, pipelines.preprocessing.kernels, pipelines.preprocessing.survey"
 	@touch $@
 
 setup: $(SETUP)
@@ -36,6 +41,12 @@ rooms: $(SETUP)
 	@$(BIN)/lint-imports
 
 check: lint types rooms test
+
+# Eight targets, 1.2 million inputs, some three minutes; findings lie in this folder as crash-*, timeout-*, oom-*.
+fuzz: $(SETUP)
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev,fuzz]'
+	@for target in ntu pkummd1 labels nwucla tar index manifest archive; do echo "== $$target"; \
+		$(BIN)/python tests/fuzz/fuzz.py $$target -runs=$(RUNS) || exit 1; done
 
 # Needs a CUDA device and whatever python has the packages; touches no network.
 gpu:

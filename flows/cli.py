@@ -56,6 +56,7 @@ def _orderly_termination() -> Iterator[None]:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    print("skelstream: terminated; the same command goes on from there (pretrain: with --resume)", file=sys.stderr)
     raise SystemExit(128 + number)
 
 

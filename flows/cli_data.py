@@ -1,6 +1,7 @@
 """The commands of the data lane: from raw archives to shards that can be trusted."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,8 @@ def _verify(options: argparse.Namespace) -> int:
     )
     for problem in problems:
         print(problem)
+    if problems:
+        print("skelstream: the first may be the cause of others; see `skelstream repair`", file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -8,17 +8,21 @@ from shards.catalog import SOURCES, source
 from shards.errors import SkelstreamError, StoreError
 from shards.manifest import MANIFEST, read_manifest
 from shards.places import Place
+from shards.remote import failures
 from shards.verify import verify
 
 
 def store_folders(data: Place) -> list[Place]:
     """`data` itself when it is a store, else the stores in it; StoreError when there is none."""
-    if (data / MANIFEST).is_file():
-        return [data]
-    prefixes = tuple(f"{name}-" for name in SOURCES)
-    names = sorted(path.name for path in data.iterdir()) if data.is_dir() else []
-    found = [data / name for name in names if name.startswith(prefixes)]
-    folders = [folder for folder in found if folder.is_dir()]
+    try:
+        if (data / MANIFEST).is_file():
+            return [data]
+        prefixes = tuple(f"{name}-" for name in SOURCES)
+        names = sorted(path.name for path in data.iterdir()) if data.is_dir() else []
+        found = [data / name for name in names if name.startswith(prefixes)]
+        folders = [folder for folder in found if folder.is_dir()]
+    except failures(data) as error:
+        raise StoreError(f"{data}: found no answer ({error}), expected a folder that holds stores") from error
     if not folders:
         raise StoreError(f"{data}: found no store, expected a folder with {MANIFEST} or a folder of such folders")
     return folders

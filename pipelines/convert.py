@@ -8,15 +8,16 @@ place is made in a local folder first and then copied, its manifest last.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipelines.archives import inventory_digest
 from pipelines.conversion.recordings import Recording, list_recordings
-from pipelines.conversion.runners import cores, open_runner
+from pipelines.conversion.runners import Runner, cores, open_runner
 from pipelines.conversion.stages import Plan, run_stages
 from pipelines.conversion.workspace import disk_errors, locked
 from pipelines.preprocessing import recipes
@@ -64,7 +65,14 @@ class ConvertResult:
             lines += [f"  {title} {outcome.key}: {outcome.reason}" for outcome in outcomes[:SHOWN]]
             if len(outcomes) > SHOWN:
                 lines.append(f"  ... and {len(outcomes) - SHOWN} more {title}, all in {self.folder / MANIFEST}")
+        lines += [f"  unfinished, of other input or options: {path}" for path in self._unfinished()]
         return "\n".join(lines)
+
+    def _unfinished(self) -> list[Path]:
+        """Work folders of other conversions by this recipe: at work, or left by one that nobody went on with."""
+        if not isinstance(self.folder, Path):
+            return []
+        return sorted(self.folder.parent.glob(f".{self.manifest.source}-{self.manifest.recipe}-*.partial"))
 
 
 def convert(
@@ -113,7 +121,8 @@ def convert(
     with disk_errors(local.parent), locked(local):
         reused = _is_finished(final)  # somebody else may have made it since
         if not reused:
-            _make(plan, local, scheduler, cores() if workers is None else workers)
+            with open_runner(scheduler, cores() if workers is None else workers) as runner:
+                _make(plan, local, runner, partial(_refuse_changed, task, raw))
             if not isinstance(final, Path):
                 upload(local, final, read_manifest(local).files, progress=progress)
     _tidy(local, final)
@@ -230,13 +239,18 @@ def _work(final: Path) -> Path:
     return final.with_name(f".{final.name}.partial")
 
 
-def _make(plan: Plan, final: Path, scheduler: str | None, workers: int) -> None:
+def _make(plan: Plan, final: Path, runner: Runner, refuse_changed: Callable[[], None]) -> None:
     if _is_finished(final):  # made by a run that did not come to the end of its upload
         return
     if not (plan.work / MANIFEST).exists():
-        with open_runner(scheduler, workers) as runner:
-            run_stages(plan, runner)
+        run_stages(plan, runner, refuse_changed)
     _publish(plan.work, final)
+
+
+def _refuse_changed(task: _Identity, raw: Sequence[Place | str]) -> None:
+    listed = list_recordings(task.source, [_absolute(path) for path in raw])
+    if inventory_digest(file for recording in listed for file in recording.files) != task.inventory:
+        raise RawInputError("found other raw files than at the start, expected none to change: run again")
 
 
 def _tidy(local: Path, final: Place) -> None:

@@ -6,6 +6,7 @@ differences along time, the first frame absolute. Specified in `shards/README.md
 
 import io
 import math
+import re
 import struct
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -49,6 +50,11 @@ _BLOSC_HEADER = struct.Struct("<4B3I")
 _BLOSC_VERSION = 2
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_TYPES = (np.dtype("<f4"), np.dtype("<f2"))
+# What numpy writes for arrays of plain numbers. Its reader lets much more pass (any expression of literals, names of
+# other types, headers of Python 2), with its own errors and warnings.
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([<>|][a-zA-Z]\d?)', 'fortran_order': (True|False) ?, 'shape': \(((?:\d{1,9}(?:, |,?\)))+), \} *\n"
+)
 
 Floats = npt.NDArray[np.float32]
 Units = npt.NDArray[np.int32]
@@ -272,7 +278,7 @@ def decode_npy(data: bytearray | memoryview, where: str) -> npt.NDArray[Any]:
         dtype, shape = _parse_header(bytes(data[:start]))
     except ValueError as error:
         raise StoreError(f"{where}: found no frames ({error}), expected an .npy array") from None
-    if shape[1:] != FRAME_SHAPE or dtype not in _NPY_TYPES:
+    if shape[1:] != FRAME_SHAPE or not shape[0] or dtype not in _NPY_TYPES:
         raise StoreError(f"{where}: found frames {shape} {dtype}, expected (T, 2, 25, 3) float32 or float16")
     if len(data) - start != dtype.itemsize * math.prod(shape):
         raise StoreError(f"{where}: found {len(data) - start} bytes of frames, expected {shape} {dtype}")
@@ -284,7 +290,14 @@ def decode_npy(data: bytearray | memoryview, where: str) -> npt.NDArray[Any]:
 def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
     if not header.startswith(_NPY_MAGIC):
         raise ValueError(f"it begins with {header[:8]!r}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header[len(_NPY_MAGIC) :]))
-    if fortran_order:
+    found = _NPY_HEADER.fullmatch(header, len(_NPY_MAGIC) + 2)
+    if not found:
+        raise ValueError("a header of another form")
+    descr, fortran_order, shape = (field.decode() for field in found.groups())
+    if fortran_order == "True":
         raise ValueError("it is in Fortran order")
-    return dtype, shape
+    try:
+        dtype = np.dtype(descr)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return dtype, tuple(int(size) for size in shape.rstrip(",)").split(", "))

@@ -6,6 +6,7 @@ A folder without `manifest.json` is unfinished; with it, everything the manifest
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ SHARDS = "shards"
 
 def _inside(path: str) -> str:
     """Refuse a path that is not plain, relative and inside the folder."""
+    path.encode()  # half a surrogate pair names no file; its UnicodeEncodeError is a ValueError
     parts = PurePosixPath(path).parts
     if (
         not parts
@@ -43,8 +45,9 @@ def _inside(path: str) -> str:
 
 InnerPath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-Metres = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Strict: numbers, not texts of them, and truths are no numbers.
+Count = Annotated[int, Field(ge=0, strict=True)]
+Metres = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class _Frozen(BaseModel):
@@ -202,7 +205,7 @@ def fingerprint(source: str, inventory: str, recipe_steps: Sequence[dict[str, An
 
 def _digest(fields: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of `fields`."""
-    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
@@ -223,6 +226,13 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return (text + "\n").encode("ascii")
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key that is there twice")
+    return fields
+
+
 def read_manifest(folder: Place) -> Manifest:
     """Read the manifest of a finished folder.
 
@@ -231,27 +241,31 @@ def read_manifest(folder: Place) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(path.read_bytes(), object_pairs_hook=_unique)
     except FileNotFoundError:
         raise StoreError(f"{folder}: found no {MANIFEST}, expected a finished store (run preprocess again)") from None
-    except failures(path, (ValueError, OSError)) as error:
+    except failures(path, (ValueError, OSError, RecursionError)) as error:
         raise StoreError(f"{path}: found no readable JSON ({error}), expected a manifest") from None
     version = fields.get("format_version") if isinstance(fields, dict) else None
-    if version != FORMAT_VERSION:
-        raise StoreError(f"{path}: found format version {version!r}, expected {FORMAT_VERSION}")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise StoreError(f"{path}: found format version {reprlib.repr(version)}, expected {FORMAT_VERSION}")
     stated = fields.pop("sha256", None)
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StoreError(
             f"{path}: found a bad field {where or 'at the top'} ({first['msg']}), expected a manifest"
         ) from None
-    found = _digest(fields)
+    try:
+        found = _digest(fields)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: found no readable JSON ({error}), expected a manifest") from None
     if stated != found:
         raise StoreError(
-            f"{path}: found content with SHA-256 {found}, expected {stated!r} as it states: it was damaged or edited"
+            f"{path}: found content with SHA-256 {found}, expected {reprlib.repr(stated)} as it states:"
+            " it was damaged or edited"
         )
     return manifest
 

@@ -23,7 +23,7 @@ RECORD = 20 * BLOCK
 """A tar ends with two blocks of zeros, and is filled up to a whole number of these."""
 
 # The key ends at the first dot of a member's name; a USTAR name has at most 100 bytes.
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 def write_shard(
@@ -118,7 +118,7 @@ def encode_record(record: dict[str, Any]) -> bytes:
 
 
 def _check(path: Path, key: str, frames: npt.NDArray[Any], seen: set[str]) -> None:
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         raise StoreError(f"{path}: found key {key!r}, expected 1 to 80 letters, digits, '-' or '_'")
     if key in seen:
         raise StoreError(f"{path}: found key {key} twice, expected unique keys")

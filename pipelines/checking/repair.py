@@ -125,7 +125,7 @@ def _repair(job: _Job, raw: Sequence[Place]) -> list[str]:
     if store_files and not raw:
         raise StoreError(
             f"{job.folder}: found {len(store_files)} broken files that only the raw input can give back "
-            f"({', '.join(store_files)}), expected the raw input of the store beside its folder"
+            f"({', '.join(store_files)}), expected the raw archives of the store, named behind DATA"
         )
     _link(job)
     if todo.tables or todo.frames:

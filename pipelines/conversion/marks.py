@@ -6,7 +6,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from isal import isal_zlib
+from pydantic import BaseModel, ConfigDict
 
 from shards.manifest import FileEntry, file_entry, sha256_file
 
@@ -26,9 +27,9 @@ class Done(BaseModel):
 def read_done(work: Path, unit: str) -> Done | None:
     """The files of a finished unit; None if it never finished or a file is not there in its size."""
     try:
-        done = Done.model_validate_json((work / "done" / f"{unit}.json").read_bytes())
+        done = Done.model_validate_json(read_checked(work / "done" / f"{unit}.json"))
         return done if all((work / f.path).stat().st_size == f.bytes for f in done.files) else None
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 
@@ -44,8 +45,23 @@ def write_done(work: Path, unit: str, paths: Sequence[Path], max_error: float = 
     The marker is not synced: the files are, and `is_done` would see that a marker does not fit them.
     """
     done = Done(files=[file_entry(work, path) for path in paths], max_error=max_error)
-    with replacing(work / "done" / f"{unit}.json") as file:
-        file.write(done.model_dump_json().encode())
+    write_checked(work / "done" / f"{unit}.json", done.model_dump_json())
+
+
+def write_checked(path: Path, text: str) -> None:
+    """Write a text and, as its last line, the CRC by which `read_checked` knows that it is all of it."""
+    data = text.encode()
+    with replacing(path) as file:
+        file.write(b"%b\n%08x\n" % (data, isal_zlib.crc32(data)))
+
+
+def read_checked(path: Path) -> bytes:
+    """What `write_checked` wrote; ValueError if it is not that any more."""
+    whole = path.read_bytes()
+    data = whole[: -len("\n00000000\n")]
+    if whole != b"%b\n%08x\n" % (data, isal_zlib.crc32(data)):
+        raise ValueError(f"{path}: found other content, expected what its CRC tells")
+    return data
 
 
 @contextmanager

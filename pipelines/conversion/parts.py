@@ -18,10 +18,10 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pipelines.archives.rawfiles import RawFile
-from pipelines.conversion.marks import is_done, replacing, write_done
+from pipelines.conversion.marks import is_done, read_checked, replacing, write_checked, write_done
 from pipelines.conversion.recordings import Recording
 from pipelines.parsers import parse, pkummd
 from pipelines.preprocessing.bodies import present
@@ -93,9 +93,9 @@ def read_part(work: Path, number: int) -> Part | None:
     """What is known of a part that has as many frames as it says, or None."""
     frames = part_frames(work, number)
     try:
-        part = Part.model_validate_json(frames.with_suffix(".json").read_bytes())
+        part = Part.model_validate_json(read_checked(frames.with_suffix(".json")))
         return part if frames.stat().st_size == part.frames * FRAME_BYTES else None
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 
@@ -134,8 +134,7 @@ class PartUnit:
             recipe_ = recipe(self.recipe, self.source)
             recordings = tuple(_prepare(recording, self.source, recipe_, writer) for recording in self.recordings)
             part = Part.model_construct(recordings=recordings, crc32=writer.crc32)
-        with replacing(path.with_suffix(".json")) as file:
-            file.write(part.model_dump_json().encode())
+        write_checked(path.with_suffix(".json"), part.model_dump_json())
         if self.strict and part.faults:
             raise RawInputError(part.faults[0].reason)
 

@@ -6,7 +6,7 @@ What a stage does is a list of units; who does them (this process, a cluster) is
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -60,14 +60,22 @@ class Plan:
     progress: bool
 
 
-def run_stages(plan: Plan, runner: Runner) -> None:
+def run_stages(plan: Plan, runner: Runner, refuse_changed: Callable[[], None]) -> None:
     """Do everything from the raw files to the manifest, which is written last.
+
+    Args:
+        plan: what to make.
+        runner: who does the units.
+        refuse_changed: called when samples are to be dropped; raises if the raw files are others than at the start, for
+            then a sample may be faulty that the inventory, which names the result, has as good.
 
     Raises:
         RawInputError: strict and a sample is faulty, or no sample is left.
         StoreError: the store cannot be read back.
     """
     table = _parse(plan, runner)
+    if table.faults:
+        refuse_changed()
     _start_over_unless(plan.work, table.digest())
     packing = plan_packing(plan.source, table.infos, table.clip_lengths, table.segments, plan.samples_per_shard)
     units = _write(plan, table, packing, runner)
@@ -107,6 +115,7 @@ class _Table:
         part_lengths: frames of each part.
         dropped: what is left out.
         repaired: what was changed.
+        faults: those of `dropped` that something is wrong with.
     """
 
     infos: list[SampleInfo]
@@ -117,9 +126,11 @@ class _Table:
     part_lengths: list[int]
     dropped: list[Outcome]
     repaired: list[Outcome]
+    faults: list[Outcome]
 
     def add(self, parsed: Parsed, recipe_: Recipe) -> None:
         self.dropped.extend([*parsed.excused, *parsed.faults])
+        self.faults.extend(parsed.faults)
         if parsed.info is None:
             return
         if self.segments is None:
@@ -155,7 +166,7 @@ def _parse(plan: Plan, runner: Runner) -> _Table:
 
 def _gather(plan: Plan, num_parts: int) -> _Table:
     untrimmed = catalog.source(plan.source).untrimmed
-    table = _Table([], [], [], [] if untrimmed else None, [], [], list(plan.excused), [])
+    table = _Table([], [], [], [] if untrimmed else None, [], [], list(plan.excused), [], [])
     recipe_ = recipe(plan.recipe, plan.source)
     for number in range(num_parts):
         part = read_part(plan.work, number)

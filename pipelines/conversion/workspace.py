@@ -57,5 +57,5 @@ def disk_errors(data: Path) -> Iterator[None]:
         elif error.errno in _UNWRITABLE:
             found, expected = f"a folder that cannot be written ({error})", "a writable one"
         else:
-            found, expected = f"an error of the disk ({error})", "a sound one: mend it and run again, it goes on from here"
+            found, expected = f"an error of the disk ({error})", "a sound one: run again, it goes on from here"
         raise StoreError(f"{data}: found {found}, expected {expected}") from error

@@ -4,6 +4,7 @@ The archive is the one linked in Uason-Chen/CTR-GCN; `label` counts from 1.
 """
 
 import json
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ def parse(data: bytes, name: str, origin: str) -> RawSequence:
     """
     content = _load(data, origin)
     if not isinstance(content, dict) or content.keys() != KEYS:
-        found = f"the keys {sorted(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        found = (
+            f"the keys {reprlib.repr(sorted(content))}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        )
         raise raw_error(origin, "", found, f"an object with the keys {sorted(KEYS)}")
     _check_identity(content, name, origin)
     joints = _joints(content["skeletons"], origin)
@@ -66,10 +69,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_identity(content: dict[str, Any], name: str, origin: str) -> None:
     if content["file_name"] != name:
-        raise raw_error(origin, "", f"file_name {content['file_name']!r}", f"{name!r}, the name of the file")
+        raise raw_error(
+            origin, "", f"file_name {reprlib.repr(content['file_name'])}", f"{name!r}, the name of the file"
+        )
     label, expected = content["label"], info_from_name("nwucla", name).label + 1
     if type(label) is not int or label != expected:
-        raise raw_error(origin, "", f"label {label!r}", f"label {expected}, by the name of the file")
+        raise raw_error(origin, "", f"label {reprlib.repr(label)}", f"label {expected}, by the name of the file")
 
 
 def _joints(skeletons: Any, origin: str) -> npt.NDArray[np.float64]:
@@ -91,5 +96,5 @@ def _frame_problem(frame: Any) -> str | None:
         return f"{len(frame)} joints"
     for number, joint in enumerate(frame, start=1):
         if not isinstance(joint, list) or len(joint) != 3 or not all(type(value) in (float, int) for value in joint):
-            return f"joint {number} as {joint!r}"[:80]
+            return f"joint {number} as {reprlib.repr(joint)}"
     return None

@@ -126,7 +126,7 @@ def _label_row(row: int, line: str, origin: str, num_frames: int, num_classes: i
     where = f"row {row + 1}"
     fields = [field.strip(" \t\r") for field in line.split(",")]
     if len(fields) != LABEL_FIELDS or not all(_INTEGER.fullmatch(field) for field in fields):
-        raise raw_error(origin, where, repr(line.strip()), "four integers label,start,end,confidence")
+        raise raw_error(origin, where, repr(line.strip()[:60]), "four integers label,start,end,confidence")
     label, start, end, confidence = map(int, fields)
     if not 1 <= label <= num_classes:
         raise raw_error(origin, where, f"class {label}", f"a class from 1 to {num_classes}")

@@ -4,12 +4,15 @@ import io
 import json
 import tempfile
 import zipfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from shards.manifest import MANIFEST
-from shards.schema import SampleInfo
+from shards.encoding import STORAGES, Storage
+from shards.manifest import CellEntry, FileEntry, Manifest, Outcome, ShardEntry, counts, encode_manifest
+from shards.schema import FORMAT_VERSION, SampleInfo
 from shards.writer import sample_record, write_shard
 
 
@@ -36,14 +39,24 @@ def _nwucla() -> bytes:
     return json.dumps({"file_name": "a01_s01_e00_v01", "skeletons": skeletons, "label": 1}).encode()
 
 
-def _shard() -> tuple[bytes, bytes]:
+def _record(key: str, num_frames: int) -> dict[str, object]:
+    return sample_record(
+        SampleInfo(key, 3), index=0, frames=num_frames, source="ntu", recipe="raw", fingerprint="0" * 12
+    )
+
+
+SHARD = [
+    ("a", np.full((2, 2, 25, 3), 0.5, np.float32), _record("a", 2)),
+    ("b-1", np.full((1, 2, 25, 3), -0.25, np.float32), _record("b-1", 1)),
+]
+"""What lies in the shard of the seeds: exact in every storage."""
+
+
+def shard(dtype: Storage) -> tuple[bytes, bytes]:
+    """A small shard and its index."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "000000.tar"
-        record = {
-            key: sample_record(SampleInfo(key, 3), index=0, frames=2, source="ntu", recipe="raw", fingerprint="0" * 12)
-            for key in ("a", "b")
-        }
-        write_shard(path, [(key, np.full((2, 2, 25, 3), 0.5, np.float32), record[key]) for key in ("a", "b")])
+        write_shard(path, SHARD, dtype)
         return path.read_bytes(), path.with_suffix(".idx").read_bytes()
 
 
@@ -56,24 +69,38 @@ def _zip() -> bytes:
     return data.getvalue()
 
 
-def _manifest() -> bytes:
-    from pipelines.convert import convert
-    from pipelines.synthetic import synthesize
+def _manifest(dtype: Storage) -> bytes:
+    return encode_manifest(
+        Manifest(
+            format_version=FORMAT_VERSION,
+            source="ntu",
+            recipe="raw",
+            recipe_steps=[{"name": "recipe", "recipe": "raw", "version": 1}, {"name": "order", "by": [0.5, None]}],
+            inventory="0" * 64,
+            fingerprint="1" * 12,
+            counts=counts(sequences=2, samples=2, frames=3, dropped=1, repaired=0),
+            dtype=dtype,
+            max_error=0.0 if dtype == "float32" else 4.9e-5,
+            cells={"c": CellEntry(memberships={"ntu60/xsub": "train"}, samples=2, frames=3)},
+            shards=[ShardEntry(cell="c", path="shards/c/0.tar", index="shards/c/0.idx", samples=2, frames=3)],
+            files=[FileEntry(path="shards/c/0.tar", bytes=10240, sha256="2" * 64)],
+            dropped=[Outcome(key="k", reason="no frames")],
+            repaired=[],
+        )
+    )
 
-    with tempfile.TemporaryDirectory() as folder:
-        raw = synthesize("ntu", Path(folder) / "raw", subjects=2, classes=2, samples=2, seed=0, zipped=True)
-        return (convert("ntu", [raw], Path(folder) / "data", workers=0).folder / MANIFEST).read_bytes()
 
-
+@cache
 def seeds(target: str) -> list[bytes]:
     """Valid inputs of a target."""
-    if target in ("tar", "index"):
-        return [_shard()[target == "index"]]
-    return {
+    make: dict[str, Callable[[], list[bytes]]] = {
         "ntu": lambda: [_ntu([1, 0, 2], "\r\n"), _ntu([1], "\n"), b"2\n0\n0\n"],
         "pkummd1": lambda: [_pkummd()],
         "labels": lambda: [b"1,5,20,2\n51,30,400,1\r\n7,400,500,0"],
         "nwucla": lambda: [_nwucla()],
-        "manifest": lambda: [_manifest()],
+        "tar": lambda: [shard(dtype)[0] for dtype in STORAGES],
+        "index": lambda: [shard("float32")[1]],
+        "manifest": lambda: [_manifest("float32"), _manifest("fixed")],
         "archive": lambda: [_zip()],
-    }[target]()
+    }
+    return make[target]()

@@ -1,44 +1,82 @@
 """Every kept case and some thousand mutated inputs of each target; `make fuzz` runs a million and more."""
 
+import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.fuzz.mutators import TOKENS, mutate, tar
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).parent / "corpus"
-MUTATIONS = {"manifest": 500, "tar": 1000, "archive": 1000}
-INTERESTING = [b"-", b"E", b"NaN", b"1e999", b"9" * 20, b"\r", b"\0", b"\xff", b" ", b"\n", b",", b'"', b"{"]
-
-
-def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to four random edits."""
-    for _ in range(int(rng.integers(1, 5))):
-        at, length = int(rng.integers(0, len(data) + 1)), int(rng.integers(0, 40))
-        other = int(rng.integers(0, len(data) + 1))
-        edits = [
-            data[:at] + bytes([int(rng.integers(256))]) + data[at + 1 :],
-            data[:at] + data[at + length :],
-            data[:at],
-            data[:at] + data[other : other + length] + data[at:],
-            data[:at] + INTERESTING[int(rng.integers(len(INTERESTING)))] + data[at:],
-        ]
-        data = edits[int(rng.integers(len(edits)))]
-    return data
+MUTATIONS = 3000
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_seeds_and_every_kept_case_are_refused_or_mean_what_they_say(target: str) -> None:
-    for path in sorted((CORPUS / target).glob("*")):
-        TARGETS[target](path.read_bytes())
-    for seed in seeds(target):
-        TARGETS[target](seed)
+    kept = sorted((CORPUS / target).glob("*"))
+    assert kept
+    for case in [*seeds(target), *(path.read_bytes() for path in kept)]:
+        TARGETS[target](case)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_mutated_inputs_are_refused_or_mean_what_they_say(target: str) -> None:
-    rng, start = np.random.default_rng(0), seeds(target)
-    for number in range(MUTATIONS.get(target, 3000)):
-        TARGETS[target](mutate(start[number % len(start)], rng))
+    rng, start = random.Random(0), seeds(target)
+    for number in range(MUTATIONS):
+        TARGETS[target](mutate(target, start[number % len(start)], rng))
+
+
+NUMBERS = st.one_of(
+    st.sampled_from([token.decode("latin-1") for token in TOKENS]),
+    st.floats().map(repr),
+    st.integers(-(2**70), 2**70).map(str),
+    st.from_regex(r"[-+]?[0-9]{0,20}\.?[0-9]{0,25}([eE][-+]?[0-9]{1,4})?", fullmatch=True),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(target=st.sampled_from(["ntu", "pkummd1"]), seed=st.integers(0, 1), place=st.integers(0, 2000), token=NUMBERS)
+def test_one_token_of_a_good_text_replaced_is_read_as_float_reads_it(
+    target: str, seed: int, place: int, token: str
+) -> None:
+    good = seeds(target)
+    lines = [line.split(b" ") for line in good[seed % len(good)].split(b"\n")]
+    places = [(row, column) for row, line in enumerate(lines) for column in range(len(line))]
+    row, column = places[place % len(places)]
+    lines[row][column] = token.encode("latin-1")
+    TARGETS[target](b"\n".join(b" ".join(line) for line in lines))
+
+
+@settings(max_examples=300, deadline=None)
+@given(dtype=st.integers(0, 2), at=st.integers(0, 10239), value=st.integers(0, 255))
+def test_one_byte_of_a_shard_changed_loses_no_sample(dtype: int, at: int, value: int) -> None:
+    data = bytearray(seeds("tar")[dtype])
+    data[at] = value
+    TARGETS["tar"](bytes(data))
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32), edits=st.integers(1, 4))
+def test_headers_with_changed_fields_and_right_checksums_lose_no_sample(seed: int, edits: int) -> None:
+    rng = random.Random(seed)
+    data = rng.choice(seeds("tar"))
+    for _ in range(edits):
+        data = tar(data, rng)
+    TARGETS["tar"](data)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+@pytest.mark.parametrize(("front", "offset"), [(False, 9), (True, -1)])
+def test_a_read_beyond_guarded_memory_is_fatal(front: bool, offset: int) -> None:
+    read = f"ctypes.string_at(guarded(b'123456789', {front}).ctypes.data + {{}}, 1)"
+    lines = "import ctypes; from tests.fuzz.guarded import guarded; " + read
+    root = Path(__file__).parents[2]
+    for at, code in ((4, 0), (offset, -signal.SIGSEGV)):
+        assert subprocess.run([sys.executable, "-c", lines.format(at)], cwd=root, check=False).returncode == code
