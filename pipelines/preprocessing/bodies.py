@@ -38,16 +38,13 @@ def choose_slots(frames: npt.NDArray[np.float64], keep: int = NUM_PERSONS) -> np
     return np.argsort(-energies(frames), kind="stable")[:keep]
 
 
-def choose_bodies(frames: npt.NDArray[np.float64], slots: int = MAX_SLOTS) -> npt.NDArray[np.float64]:
-    """The two persons of a sample: (T, S, V, C) -> (T, 2, V, C), the main one first, zeros where there is none."""
-    frames = _contiguous(frames.astype(np.float64, copy=False))
-    persons = np.full(NUM_PERSONS, -1)
-    if frames.shape[1] > 1:
-        chosen = np.argsort(-kernels.energies(frames, slots), kind="stable")[:NUM_PERSONS]
-    else:
-        chosen = np.arange(frames.shape[1])
-    persons[: len(chosen)] = chosen
-    return kernels.take_slots(frames, persons)
+def choose_bodies(frames: npt.NDArray[np.float64], slots: int = MAX_SLOTS) -> tuple[npt.NDArray[np.float32], int, int]:
+    """The two persons of a sample, the main one first: (T, S, V, C) -> (T, 2, V, C), zeros where there is none.
+
+    Returns:
+        Their frames, how many of them are ever there, and how many slots are.
+    """
+    return kernels.choose(_contiguous(frames.astype(np.float64, copy=False)), slots)
 
 
 def as_persons(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

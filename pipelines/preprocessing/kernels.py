@@ -108,19 +108,47 @@ def energies(frames: Positions, slots: int) -> Positions:
     return spreads
 
 
-@kernel("float64[:,:,:,::1](Array(float64, 4, 'C', readonly=True), int64[::1])")
-def take_slots(frames: Positions, slots: npt.NDArray[np.int64]) -> Positions:
-    """(T, S, 25, 3) -> (T, len(slots), 25, 3), zeros for a slot of -1."""
+@helper
+def _largest(spreads: Positions, but: int) -> int:
+    """Position of the largest one besides `but`, of equal ones the first; -1 if there is none."""
+    found = -1
+    for slot in range(spreads.size):
+        if slot != but and (found < 0 or spreads[slot] > spreads[found]):
+            found = slot
+    return found
+
+
+# One call, because every one gives the interpreter lock away and has to get it back: with a call a step, two threads
+# chose bodies more slowly than one.
+@kernel("Tuple((float32[:,:,:,::1], int64, int64))(Array(float64, 4, 'C', readonly=True), int64)")
+def choose(frames: Positions, slots: int) -> tuple[Frames, int, int]:
+    """The two of the first `slots` slots with the largest spread, the largest first.
+
+    Returns:
+        Their frames (T, 2, 25, 3), zeros where there is none; how many of the two are ever there; how many slots are.
+    """
     T, S = frames.shape[:2]
-    bodies = frames.reshape(T, S, _VALUES)
-    taken = np.zeros((T, slots.size, _VALUES))
-    for t in range(T):
-        for person in range(slots.size):
-            slot = slots[person]
-            if slot >= 0:
-                for i in range(_VALUES):
-                    taken[t, person, i] = bodies[t, slot, i]
-    return taken.reshape(T, slots.size, _JOINTS, _COORDINATES)
+    bodies, chosen = frames.reshape(T, S, _VALUES), np.zeros((T, 2, _VALUES), np.float32)
+    spreads = np.zeros(min(slots, S))
+    if spreads.size > 1:
+        for slot in range(spreads.size):
+            spreads[slot] = _spread(bodies, slot)
+    first = _largest(spreads, -1)
+    second = _largest(spreads, first)
+    num_chosen = num_slots = 0
+    for slot in range(S):
+        there = False
+        for t in range(T):
+            there = there or _is_there(bodies, t, slot)
+        num_slots += there
+        if slot != first and slot != second:
+            continue
+        num_chosen += there
+        person = 0 if slot == first else 1
+        for t in range(T):
+            for i in range(_VALUES):
+                chosen[t, person, i] = bodies[t, slot, i]
+    return chosen.reshape(T, 2, _JOINTS, _COORDINATES), num_chosen, num_slots
 
 
 @helper

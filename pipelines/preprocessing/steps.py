@@ -10,7 +10,6 @@ import numpy.typing as npt
 from pipelines.preprocessing.bodies import MAX_SLOTS, as_persons, choose_bodies, present
 from shards.errors import raw_error
 from shards.schema import RawSequence
-from shards.skeleton import NUM_PERSONS
 
 Frames = npt.NDArray[np.float32]
 Step = dict[str, Any]
@@ -128,16 +127,14 @@ def no_body(raw: RawSequence) -> Exception:
 
 def choose(scene: Scene, slots: int = MAX_SLOTS) -> Scene:
     """Take the two slots of largest spread, the largest first."""
-    return _without_the_rest(scene, with_persons(scene, choose_bodies(scene.frames, slots)))
+    frames, bodies, listed = choose_bodies(scene.frames, slots)
+    if not bodies:
+        raise no_body(scene.raw)
+    return scene._replace(frames=frames, bodies=bodies, dropped=scene.dropped._replace(rank=listed - bodies))
 
 
 def keep_slots(scene: Scene) -> Scene:
     """Take the first two slots as they are."""
-    return _without_the_rest(scene, with_persons(scene, as_persons(scene.frames)))
-
-
-def _without_the_rest(before: Scene, after: Scene) -> Scene:
-    if before.frames.shape[1] <= NUM_PERSONS:
-        return after
-    rank = int(present(before.frames).any(axis=0).sum()) - after.bodies
-    return after._replace(dropped=after.dropped._replace(rank=rank))
+    chosen = with_persons(scene, as_persons(scene.frames))
+    listed = int(present(scene.frames).any(axis=0).sum())
+    return chosen._replace(dropped=chosen.dropped._replace(rank=listed - chosen.bodies))

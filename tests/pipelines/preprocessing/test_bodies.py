@@ -26,8 +26,9 @@ def test_energy_leaves_out_the_frames_in_which_a_slot_is_empty() -> None:
 
 def test_the_widest_body_comes_first_and_a_fifth_is_left_out() -> None:
     bodies = [body(5, size, seed) for seed, size in enumerate((0.2, 0.5, 0.1, 0.4, 9.0))]
-    chosen = choose_bodies(slots(*bodies))
-    np.testing.assert_array_equal(chosen, slots(bodies[1], bodies[3]))
+    chosen, there, listed = choose_bodies(slots(*bodies))
+    np.testing.assert_array_equal(chosen, slots(bodies[1], bodies[3]).astype(np.float32))
+    assert (there, listed) == (2, 5)
 
 
 def test_equal_energies_leave_the_lower_slot_first() -> None:
@@ -50,9 +51,11 @@ def test_energies_and_choice_equal_numpy(num_frames: int, num_slots: int, seed: 
     expected = numpy_energies(frames)
     np.testing.assert_allclose(energies(frames), expected, rtol=1e-12)
     order = np.argsort(-expected[:4], kind="stable")[:2]
-    chosen = choose_bodies(frames)
-    assert chosen[:, : len(order)].tobytes() == frames[:, order].tobytes()
+    chosen, there, listed = choose_bodies(frames)
+    assert chosen[:, : len(order)].tobytes() == frames[:, order].astype(np.float32).tobytes()
     assert not chosen[:, len(order) :].any()
+    ever = (frames.sum(axis=(2, 3)) != 0).any(axis=0)
+    assert (there, listed) == (ever[order].sum(), ever.sum())
 
 
 @given(st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32 - 1))
@@ -69,7 +72,9 @@ def test_present_is_where_numpy_sums_to_anything(kind: type, seed: int) -> None:
 
 def test_a_single_slot_gets_an_empty_second_person() -> None:
     alone = body(5, 0.3)
-    np.testing.assert_array_equal(choose_bodies(slots(alone)), slots(alone, np.zeros_like(alone)))
+    chosen, there, listed = choose_bodies(slots(alone))
+    np.testing.assert_array_equal(chosen, slots(alone, np.zeros_like(alone)).astype(np.float32))
+    assert (there, listed) == (1, 1)
 
 
 def test_absent_means_that_the_sum_is_zero() -> None:

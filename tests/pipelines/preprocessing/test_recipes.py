@@ -82,7 +82,7 @@ def test_a_changed_parameter_changes_what_is_done() -> None:
     np.testing.assert_array_equal(shorter.window(frames.frames), pcm3.window(frames.frames)[:4])
     one_slot = variant(pcm3, "choose bodies", slots=1).sample(recording(6, 0.2, 0.9))
     np.testing.assert_array_equal(one_slot.frames[:, 0], recording(6, 0.2).frames[:, 0].astype(np.float32))
-    assert one_slot.quality.dropped_by_rank == 0
+    assert one_slot.quality.dropped_by_rank == 1
     by_the_neck = variant(recipe("ctrgcn", "ntu"), "translate", joint=2).sample(recording(6, 1.0))
     np.testing.assert_array_equal(by_the_neck.frames[0, 0, 2], 0)
     keeps_short = variant(recipe("ctrgcn", "ntu"), "drop short bodies", frames=0)
