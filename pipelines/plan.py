@@ -29,7 +29,7 @@ from shards.schema import Segment
 _TABLE_BYTES, _ROW_BYTES = 24_000, 20
 _TAR_END_BYTES = 6_000
 # Imports, empty tables and the first files of a conversion; and how many times the seconds of the probes it took beside
-# that (measured on two threads with NTU and NW-UCLA files): it also writes, reads back, hashes, syncs, and writes records and indexes.
+# that (measured on two threads, NTU and NW-UCLA files): it also writes, hashes, syncs, and writes records and indexes.
 _START_SECONDS, _TIMES = 1.3, 1.3
 QUICK_BYTES = 1_000_000_000
 """Of plain files that a plan reads to know their checksums, by which a finished conversion is found."""
