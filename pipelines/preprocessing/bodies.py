@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.preprocessing import kernels
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 MAX_SLOTS = 4
@@ -14,6 +13,8 @@ MAX_SLOTS = 4
 
 def present(frames: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Where a body is: (T, S, V, C) -> (T, S). Absent means that its coordinates SUM to exactly 0 (JHang2020/PCM3)."""
+    from pipelines.preprocessing import kernels  # not above: Numba takes 0.3 s to import
+
     if frames.dtype not in (np.float32, np.float64):
         frames = frames.astype(np.float64)
     return kernels.present(_contiguous(frames))
@@ -30,6 +31,8 @@ def energies(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     The sum over x, y, z of the standard deviation over all joints of all frames in which the slot is present. It
     measures the extent in space more than the movement (rule of JHang2020/PCM3, `data_gen/ntu_gendata.py`).
     """
+    from pipelines.preprocessing import kernels  # not above: Numba takes 0.3 s to import
+
     return kernels.energies(_contiguous(frames.astype(np.float64, copy=False)), frames.shape[1])
 
 
@@ -44,6 +47,8 @@ def choose_bodies(frames: npt.NDArray[np.float64], slots: int = MAX_SLOTS) -> tu
     Returns:
         Their frames, how many of them are ever there, and how many slots are.
     """
+    from pipelines.preprocessing import kernels  # not above: Numba takes 0.3 s to import
+
     return kernels.choose(_contiguous(frames.astype(np.float64, copy=False)), slots)
 
 

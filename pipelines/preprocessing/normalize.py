@@ -8,7 +8,6 @@ alone, on whole arrays, with the same bits.
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.preprocessing import kernels
 from pipelines.preprocessing.bodies import present
 from shards.skeleton import LEFT_SHOULDER, NUM_COORDINATES, NUM_JOINTS, RIGHT_SHOULDER, SPINE_BASE, SPINE_MID
 
@@ -31,6 +30,8 @@ def normalize(frames: Frames, length: int | None = None) -> Frames:
     """
     frames = np.ascontiguousarray(frames, np.float32)
     assert frames.shape[2:] == (NUM_JOINTS, NUM_COORDINATES)
+    from pipelines.preprocessing import kernels  # not above: Numba takes 0.3 s to import
+
     return kernels.normalize(frames, len(frames) if length is None else length, _JOINTS)
 
 
@@ -78,5 +79,7 @@ def rotation_between(vector: Vector, target: Vector) -> npt.NDArray[np.float64] 
     None if there is nothing to turn: thresholds of the reference are 1e-6 on |x|+|y|+|z| of the vector and of the axis,
     and on the angle. Sine and cosine come without the angle, so that the bits do not depend on a mathematical library.
     """
+    from pipelines.preprocessing import kernels  # not above: Numba takes 0.3 s to import
+
     turns, matrix = kernels.rotation(*(np.array(v, np.float64) for v in (vector, target)))
     return matrix if turns else None

@@ -16,7 +16,7 @@ from shards.catalog import SOURCES
 from shards.manifest import read_manifest, write_manifest
 
 COMMANDS = ("demo", "preprocess", "verify", "pretrain", "evaluate", "report", "synth")
-HEAVY = ("torch", "prefect", "zarr", "webdataset", "distributed", "dask", "matplotlib", "pydantic")
+HEAVY = ("torch", "prefect", "zarr", "webdataset", "distributed", "dask", "matplotlib", "pydantic", "numba", "fsspec")
 
 
 def main(*arguments: str | Path) -> int:
@@ -56,7 +56,13 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_conversion_that_is_done_is_found_without_prefect(raw: Path, store: Path) -> None:
     arguments = ["preprocess", "ntu", str(raw), "--out", str(store.parent)]
     code = f"from flows.cli import main; assert main({arguments!r}) == 0"
-    assert modules_after(code).isdisjoint({"prefect", "torch", "distributed", "matplotlib"})
+    assert modules_after(code).isdisjoint({"prefect", "torch", "distributed", "matplotlib", "numba"})
+
+
+def test_a_conversion_imports_neither_torch_nor_prefect_nor_a_cluster(raw: Path, tmp_path: Path) -> None:
+    arguments = ["preprocess", "ntu", str(raw), "--out", str(tmp_path), "--plain"]
+    code = f"from flows.cli import main; assert main({arguments!r}) == 0"
+    assert modules_after(code).isdisjoint({"prefect", "torch", "distributed", "matplotlib", "webdataset"})
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
