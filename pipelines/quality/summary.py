@@ -127,14 +127,20 @@ def spread(values: npt.ArrayLike) -> Spread:
 def histogram(array: npt.NDArray[np.float64]) -> Histogram:
     """Equal bins up to the quantile 0.99; what lies above is `beyond`, so that one giant does not hide all others.
 
-    Where all values up to there are equal it has one bin.
+    Where all values up to there are equal it has one bin. Bins of whole numbers (frames) are whole numbers wide: others
+    would hold now more of them, now fewer, and rise and fall like a comb.
     """
     top = float(np.quantile(array, QUANTILES[-1], method="higher"))
     within = array[array <= top]
     low = float(within.min())
     if low == top:
         return Histogram(edges=[low, top], counts=[len(within)], beyond=len(array) - len(within))
-    counts, edges = np.histogram(within, bins=BINS, range=(low, top))
+    edges = np.linspace(low, top, BINS + 1)
+    if (array == np.round(array)).all():
+        edges = np.arange(low, top + 1, np.ceil((top - low + 1) / BINS))
+        edges = np.append(edges, edges[-1] + (edges[-1] - edges[-2]))
+        within = array[array < edges[-1]]
+    counts, _ = np.histogram(within, bins=edges)
     return Histogram(edges=edges.tolist(), counts=counts.tolist(), beyond=len(array) - len(within))
 
 

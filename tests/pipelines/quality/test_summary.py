@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.convert import convert
 from pipelines.quality import measures as measures_module
@@ -188,8 +190,17 @@ def test_a_histogram_holds_every_value() -> None:
     values = np.concatenate([np.arange(1000.0), [1e6, 2e6]])
     found = histogram(values)
     assert sum(found.counts) + found.beyond == len(values)
-    assert found.edges[-1] < 1000
+    assert found.edges[-1] < 1100
     assert histogram(np.full(7, 3.0)).counts == [7]
+    assert sum(histogram(values + 0.5).counts) + histogram(values + 0.5).beyond == len(values)
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 5))
+def test_equally_many_of_each_whole_number_make_a_level_histogram(values: list[int], times: int) -> None:
+    low, high = min(values), max(values)
+    found = histogram(np.repeat(np.arange(low, high + 1.0), times))
+    assert sum(found.counts) + found.beyond == (high - low + 1) * times
+    assert len({*found.counts[:-1]}) <= 1  # the last bin may hold fewer
 
 
 def test_an_untrimmed_source_counts_its_actions(tmp_path: Path) -> None:
