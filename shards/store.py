@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -27,7 +28,7 @@ from shards.errors import StoreError
 from shards.manifest import sync
 from shards.places import Place
 from shards.remote import failures
-from shards.schema import Quality, SampleInfo, Segment
+from shards.schema import Quality, SampleInfo, Segment, segment_key
 from shards.tables import GROUPS, INFO_COLUMNS, QUALITY, SEGMENTS, Columns, check_columns, infos_of, rows_of, to_columns
 
 # A chunk is what a random read decodes (256 frames, 150 kB raw), a shard is one file and the unit of parallel writing
@@ -189,6 +190,17 @@ def _storage(path: Place, array: zarr.Array[Any]) -> Storage:
     return storage
 
 
+@dataclass(frozen=True)
+class StoredSample:
+    """A sample and its frames first..stop-1 of the store; `segment` and the key `video` for a trimmed action."""
+
+    info: SampleInfo
+    first: int
+    stop: int
+    segment: Segment | None = None
+    video: str | None = None
+
+
 class Store:
     """A store to read. Frames are decoded on demand, tables are held.
 
@@ -227,6 +239,20 @@ class Store:
         """What the raw recording of each row was like; None where the store does not tell."""
         rows = rows_of(self._columns, QUALITY)
         return None if rows is None else [Quality(*row) for row in rows]
+
+    @property
+    def num_samples(self) -> int:
+        """Rows, or the actions of an untrimmed source."""
+        return len(self) if self.segments is None else len(self.segments)
+
+    def locate(self, number: int) -> StoredSample:
+        """What shards call sample `number`: a row, or an action with its own key and label."""
+        if self.segments is None:
+            return StoredSample(self.infos[number], int(self.offsets[number]), int(self.offsets[number + 1]))
+        s = self.segments[number]
+        video, first = self.infos[s.video], int(self.offsets[s.video])
+        info = replace(video, key=segment_key(video.key, s.row), label=s.label)
+        return StoredSample(info, first + s.start, first + s.end, s, video.key)
 
     def read(self, first: int, stop: int) -> npt.NDArray[np.float32]:
         """Frames first..stop-1 as (n, M, V, C) float32.

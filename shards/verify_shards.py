@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, pairwise
 from typing import Any, TypeVar
@@ -20,8 +20,7 @@ from shards.errors import SkelstreamError
 from shards.manifest import MANIFEST, SHARDS, STORE, CellEntry, Manifest, ShardEntry
 from shards.places import Place
 from shards.reader import ShardIndex, read_index, read_samples
-from shards.schema import SampleInfo, Segment, segment_key
-from shards.store import ReadAhead, Store
+from shards.store import ReadAhead, Store, StoredSample
 from shards.verify_tar import walk_tar
 from shards.writer import sample_record
 
@@ -42,33 +41,9 @@ def on_threads(
         yield from tqdm(pool.map(work, todo), desc=title, total=len(todo), unit=f" {unit}", disable=not progress)
 
 
-@dataclass(frozen=True)
-class Expected:
-    """A sample as the store gives it: frames first..stop-1, before the window; `video` is the key of its video."""
-
-    info: SampleInfo
-    first: int
-    stop: int
-    segment: Segment | None = None
-    video: str | None = None
-
-
-def expected_samples(store: Store) -> list[Expected]:
+def expected_samples(store: Store) -> list[StoredSample]:
     """The samples that the shards of a store must hold, in the order of their numbers."""
-    offsets = store.offsets.tolist()
-    if store.segments is None:
-        return [Expected(info, offsets[i], offsets[i + 1]) for i, info in enumerate(store.infos)]
-    videos = [(s, store.infos[s.video], offsets[s.video]) for s in store.segments]
-    return [
-        Expected(
-            replace(video, key=segment_key(video.key, s.row), label=s.label),
-            first + s.start,
-            first + s.end,
-            s,
-            video.key,
-        )
-        for s, video, first in videos
-    ]
+    return [store.locate(number) for number in range(store.num_samples)]
 
 
 def check_shards(
@@ -105,7 +80,7 @@ def _shard_names(manifest: Manifest) -> Iterator[str]:
             yield f"{MANIFEST}: found shard {entry.path} with {entry.index}, expected {name}.tar with {name}.idx"
 
 
-def _order(entry: ShardEntry, samples: Sequence[Expected], numbers: Sequence[int]) -> Iterator[str]:
+def _order(entry: ShardEntry, samples: Sequence[StoredSample], numbers: Sequence[int]) -> Iterator[str]:
     for before, after in pairwise(numbers):
         if after <= before:
             key = samples[after].info.key
@@ -117,7 +92,7 @@ class _Context:
     folder: Place
     manifest: Manifest
     store: Store
-    samples: list[Expected]
+    samples: list[StoredSample]
     window: Window | None
     numbers: dict[str, int] = field(init=False)
 
@@ -206,7 +181,7 @@ def _index(entry: ShardEntry, there: ShardIndex, listed: ShardIndex) -> Iterator
 
 def _cells(
     manifest: Manifest,
-    samples: Sequence[Expected],
+    samples: Sequence[StoredSample],
     cells: dict[str, list[int]],
     found: dict[str, list[int]],
     frames: dict[str, int],
@@ -227,7 +202,7 @@ def _cells(
                 yield f"{MANIFEST}: cell {name}: found {manifest.cells.get(name)!r}, expected {entry!r}"
 
 
-def _protocols(manifest: Manifest, samples: Sequence[Expected], found: dict[str, list[int]]) -> Iterator[str]:
+def _protocols(manifest: Manifest, samples: Sequence[StoredSample], found: dict[str, list[int]]) -> Iterator[str]:
     """Train and test of each protocol, put together from the shards as a reader does."""
     for data in source_of(manifest.source).datasets:
         for protocol in dataset(data).protocols:
@@ -245,7 +220,7 @@ def _protocols(manifest: Manifest, samples: Sequence[Expected], found: dict[str,
                 yield f"{name}: found {_names(samples, neither)} neither in train nor in test, expected on one side"
 
 
-def _names(samples: Sequence[Expected], numbers: Iterable[int]) -> str:
+def _names(samples: Sequence[StoredSample], numbers: Iterable[int]) -> str:
     ordered = sorted(numbers)
     rest = f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else ""
     return ", ".join(samples[number].info.key for number in ordered[:_NAMED]) + rest

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipelines.preprocessing.recipes import recipe
 from shards.cells import cell_name, memberships
 from shards.encoding import Storage, kept
 from shards.manifest import SHARDS, STORE, CellEntry, ShardEntry
-from shards.schema import SampleInfo, Segment, segment_key
+from shards.schema import SampleInfo, Segment
 from shards.store import ReadAhead, Store, open_store
 from shards.writer import sample_record, write_shard
 
@@ -130,7 +130,7 @@ class ShardUnit:
         source = ReadAhead(store) if self.starts is None else _Parts(self.work, self.starts, self.dtype)
         window = recipe(self.recipe, self.source).window
         for number in self.plan.ids:
-            sample = _locate(store, number)
+            sample = store.locate(number)
             frames = source.read(sample.first, sample.stop)
             clip = frames if sample.segment is None else window(frames)
             record = sample_record(
@@ -164,23 +164,3 @@ class _Parts:
         part = bisect_right(self.starts, first) - 1
         start = self.starts[part]
         return kept(read_piece(self.work, part, first - start, stop - start), self.dtype, f"part {part}")
-
-
-@dataclass(frozen=True)
-class _Located:
-    """A sample and its frames first..stop-1 of the store; `segment` and the key `video` for a trimmed action."""
-
-    info: SampleInfo
-    first: int
-    stop: int
-    segment: Segment | None = None
-    video: str | None = None
-
-
-def _locate(store: Store, number: int) -> _Located:
-    if store.segments is None:
-        return _Located(store.infos[number], int(store.offsets[number]), int(store.offsets[number + 1]))
-    s = store.segments[number]
-    video, first = store.infos[s.video], int(store.offsets[s.video])
-    info = replace(video, key=segment_key(video.key, s.row), label=s.label)
-    return _Located(info, first + s.start, first + s.end, s, video.key)

@@ -21,8 +21,8 @@ from pipelines.preprocessing.recipes import Frames, recipe
 from shards.errors import ConfigError, StoreError
 from shards.manifest import STORE, Manifest, Outcome, read_manifest, write_atomic
 from shards.places import Place
-from shards.store import Store, open_store
-from shards.verify_shards import Expected, expected_samples
+from shards.store import Store, StoredSample, open_store
+from shards.verify_shards import expected_samples
 
 Floats = npt.NDArray[np.float64]
 
@@ -149,7 +149,7 @@ class _Side:
         return open_store(self.folder / STORE)
 
     @cached_property
-    def samples(self) -> dict[str, Expected]:
+    def samples(self) -> dict[str, StoredSample]:
         return {sample.info.key: sample for sample in expected_samples(self.store)}
 
     @cached_property
