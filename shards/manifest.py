@@ -162,8 +162,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def sha256_file(path: Place) -> str:
     """SHA-256 of a file as 64 hex digits, read in blocks."""
     with path.open("rb") as file:
-        # ignored below because BinaryIO, which is fsspec's promise, does not name `readinto`, though its files have it
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO names no `readinto`
 
 
 def file_entry(folder: Path, path: Path) -> FileEntry:

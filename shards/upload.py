@@ -12,7 +12,7 @@ from tqdm import tqdm
 from upath import UPath
 
 from shards.errors import StoreError
-from shards.manifest import MANIFEST, FileEntry
+from shards.manifest import MANIFEST, FileEntry, file_entry, sha256_file
 from shards.remote import failures
 
 UPLOADS = 8
@@ -51,7 +51,7 @@ def upload(
         StoreError: a local file is not what the manifest says, or the remote folder cannot be written; names the URL.
     """
     there = _listing(target)
-    manifest = _manifest_entry(folder)
+    manifest = file_entry(folder, folder / MANIFEST)
     missing = [entry for entry in files if not _is_there(folder, entry, there)]
     if not missing and _is_there(folder, manifest, there):
         return Uploaded(0, 0, len(files) + 1)
@@ -71,11 +71,6 @@ def upload(
     _send(folder, target, manifest)
     sent = [*missing, manifest]
     return Uploaded(len(sent), sum(entry.bytes for entry in sent), len(files) - len(missing))
-
-
-def _manifest_entry(folder: Path) -> FileEntry:
-    data = (folder / MANIFEST).read_bytes()
-    return FileEntry(path=MANIFEST, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _listing(target: UPath) -> dict[str, Mapping[str, Any]]:
@@ -135,17 +130,12 @@ def _send(folder: Path, target: UPath, entry: FileEntry) -> None:
         url.fs.put_file(str(folder / entry.path), url.path)
         url.fs.invalidate_cache()
         info = url.fs.info(url.path)
-        same = info.get("size") == entry.bytes and (_stated_md5(info) == md5 or _remote_sha256(url) == entry.sha256)
+        same = info.get("size") == entry.bytes and (_stated_md5(info) == md5 or sha256_file(url) == entry.sha256)
     except failures(url) as error:
         raise StoreError(f"{url}: found no way to upload ({error}), expected a folder that can be written") from error
     if not same:
         found = f"other content ({info.get('size')} bytes) after the upload"
         raise StoreError(f"{url}: found {found}, expected the {entry.bytes} bytes sent")
-
-
-def _remote_sha256(url: UPath) -> str:
-    with url.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # fsspec's files are untyped
 
 
 def _remove(url: UPath) -> None:

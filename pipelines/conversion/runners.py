@@ -116,7 +116,8 @@ def _run_on_cluster(client: Any, units: Sequence[Unit]) -> Iterator[None]:
     except StoreError:
         raise
     except Exception:
-        wait(list(pending))  # type: ignore[no-untyped-call]  # what is begun may be writing
+        # what is begun may be writing
+        wait(list(pending))  # type: ignore[no-untyped-call]  # distributed is untyped
         raise
     finally:
         client.cancel(list(pending))

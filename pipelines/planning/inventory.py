@@ -17,7 +17,6 @@ from shards.errors import RawInputError, raw_error
 from shards.places import Place
 from shards.schema import SampleInfo, segment_key
 
-_HEAD_BYTES = 8192
 # `parse_labels` wants the length of the video, which its frames alone tell.
 _ANY_LENGTH = 10**9
 

@@ -115,7 +115,7 @@ def levels(samples: list[Frames], rounds: int) -> None:
             starts = range(0, len(flat), FRAMES_PER_CHUNK)
             chunks = [np.ascontiguousarray(np.moveaxis(stored[i : i + FRAMES_PER_CHUNK], 0, axis)) for i in starts]
             for level in (1, 2, 3, 5):
-                pack = lambda: [blosc.compress(c, b"zstd", level, shuffle) for c in chunks]  # noqa: B023, E731
+                pack = lambda: [blosc.compress(c, b"zstd", level, shuffle) for c in chunks]  # noqa: B023, E731 - called at once
                 packed = pack()
                 writing = seconds(pack, rounds)
                 reading = seconds(lambda: [blosc.decompress(p) for p in packed], rounds)  # noqa: B023 - called at once
