@@ -7,7 +7,7 @@ SETUP := $(VENV)/.complete
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: setup demo test check lint types rooms fuzz gpu bench clean
+.PHONY: setup demo test check lint types rooms fuzz gpu bench bench-loaders clean
 
 RUNS ?= 150000
 
@@ -18,8 +18,8 @@ $(SETUP): pyproject.toml constraints.txt
 	@# -qq leaves errors, and drops pip's remarks about the registries it looked at.
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
 	@# Compiled once a machine; without this the first conversion would wait for it.
-	@echo "skelstream: compiling the parsers for this machine (15 seconds)"
-	@$(BIN)/python -c "import pipelines.parsers.scan, pipelines.preprocessing.kernels, pipelines.preprocessing.survey"
+	@echo "skelstream: compiling parsers and views for this machine (20 seconds)"
+	@$(BIN)/python -c "import pipelines.parsers.scan, pipelines.preprocessing.kernels, pipelines.preprocessing.survey, pipelines.views.kernels, pipelines.augmentations.draw_kernels"
 	@touch $@
 
 setup: $(SETUP)
@@ -54,6 +54,10 @@ gpu:
 
 bench: $(SETUP)
 	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# Every loader beside the reference in one process; some minutes.
+bench-loaders: $(SETUP)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loaders.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

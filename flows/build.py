@@ -1,69 +1,27 @@
 """The one place that joins the siblings: loaders and views of `pipelines` with encoders and objectives of `models`."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from flows.config import DataConfig, LoaderKind, PretrainConfig
+from flows.config import PretrainConfig
+from flows.options import LoaderKind, LoaderOptions
 from models.encoders.gru import GRUEncoder
 from models.objectives.pcm3pp import PCM3PP
-from pipelines.loaders import Loader
-from pipelines.loaders.resident import ResidentLoader
-from pipelines.loaders.stream import StreamLoader
-from pipelines.views import evaluation_views, pcm3pp_views
-from shards.batch import Views
-from shards.encoding import member_dtype
+from pipelines.loaders.dali import DaliEngine
+from pipelines.loaders.loader import Engine, TorchEngine, ViewLoader
+from pipelines.loaders.order import Partition
+from pipelines.loaders.resident import Resident
+from pipelines.loaders.split import Split, open_split
+from pipelines.loaders.stream import Stream
+from pipelines.views.methods import evaluation_spec
+from pipelines.views.spec import ViewSpec
 from shards.errors import ConfigError
-from shards.manifest import Manifest, read_manifest
 from shards.places import Place
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
-Split = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class PretrainViews:
-    """`shards.batch.EpochViews` of a pre-training run: the loader's batches, seen as the method sees them."""
-
-    loader: Loader
-    config: PretrainConfig
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
-        for step, batch in enumerate(self.loader.epoch(epoch, first_step), first_step):
-            yield pcm3pp_views(
-                batch,
-                self.config.views,
-                stream=self.config.data.stream,
-                seed=self.config.train.seed,
-                epoch=epoch,
-                step=step,
-            )
-
-
-@dataclass(frozen=True)
-class EvaluationViews:
-    """`shards.batch.EpochViews` of a downstream task: one view "x" a sample, by the task's crop."""
-
-    loader: Loader
-    crop: Literal["centre", "random", "full"]
-    stream: Literal["joint", "bone", "motion"]
-    frames: int
-    seed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
-        for batch in self.loader.epoch(epoch, first_step):
-            yield evaluation_views(
-                batch, crop=self.crop, stream=self.stream, frames=self.frames, seed=self.seed, epoch=epoch
-            )
+Side = Literal["train", "test"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -81,59 +39,105 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def open_loader(
-    folder: Place,
-    data: DataConfig,
+def open_views(
     split: Split,
+    spec: ViewSpec,
+    options: LoaderOptions,
     *,
+    window: int,
     batch_size: int,
     seed: int,
     device: torch.device,
     shuffle: bool = True,
     drop_last: bool = True,
-) -> Loader:
-    """The loader of one side of a protocol; `data.loader` "auto" takes the resident one when the split fits."""
-    kind = pick_loader(read_manifest(folder), data, split, device)
-    engine = ResidentLoader if kind == "resident" else StreamLoader
-    return engine(
-        folder,
-        data.dataset,
-        data.protocol,
-        split,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        shuffle=shuffle,
-        drop_last=drop_last,
-    )
+    rank: int = 0,
+    world: int = 1,
+) -> ViewLoader:
+    """The views of a split, by the engine that `options` name; order and views are the same from all of them.
+
+    Args:
+        split: which samples; may mix sources.
+        spec: the views of each.
+        options: how samples reach the device.
+        window: shards shuffled together, 0 for all.
+        batch_size: samples in a step, of all ranks together.
+        seed: of order and views.
+        device: of the views.
+        shuffle: a new order each epoch; False: by shard.
+        drop_last: leave out a last batch that is not full.
+        rank, world: which part of each batch.
+    """
+    kind, why = pick_loader(split, options.loader, device)
+    order = split.order(window=window, seed=seed, shuffle=shuffle)
+    partition = Partition(order.samples, batch_size, rank=rank, world=world, drop_last=drop_last)
+    engine = _engine(kind, split, spec, options, batch_size=batch_size, seed=seed, device=device)
+    workers = options.workers
+    if workers is None:
+        # a resident batch on the CPU would only take the trainer's own cores
+        workers = 0 if kind == "resident" and device.type == "cpu" else 1
+    about = f"{kind}, {why}"
+    if isinstance(engine, DaliEngine):
+        about = f"{about}; {engine.report()}"
+    return ViewLoader(engine, order, partition, spec, seed=seed, workers=workers, about=about)
+
+
+def _engine(
+    kind: LoaderKind,
+    split: Split,
+    spec: ViewSpec,
+    options: LoaderOptions,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> Engine:
+    if kind == "resident":
+        return TorchEngine(Resident(split, device), spec, seed)
+    limit = None if options.cache_gb is None else int(options.cache_gb * 1e9)
+    if kind == "stream":
+        return TorchEngine(Stream(split, device, cache=options.cache, cache_bytes=limit), spec, seed)
+    return DaliEngine(split, spec, device, seed=seed, batch_size=batch_size, cache=options.cache, cache_bytes=limit)
 
 
 def open_evaluation(
     folder: Place,
     config: PretrainConfig,
-    split: Split,
-    crop: Literal["centre", "random"],
+    side: Side,
+    crop: Literal["centre", "random", "full"],
+    options: LoaderOptions,
     *,
     batch_size: int,
     device: torch.device,
     shuffle: bool = False,
-) -> EvaluationViews:
+) -> ViewLoader:
     """One side as a downstream task of a run sees it: every sample, in the run's stream and length of view."""
-    seed = config.train.seed
-    loader = open_loader(
-        folder, config.data, split, batch_size=batch_size, seed=seed, device=device, shuffle=shuffle, drop_last=False
+    return open_views(
+        open_split(folder, config.data.dataset, config.data.protocol, side),
+        evaluation_spec(crop, config.data.stream, config.views.frames),
+        options,
+        window=config.data.window,
+        batch_size=batch_size,
+        seed=config.train.seed,
+        device=device,
+        shuffle=shuffle,
+        drop_last=False,
     )
-    return EvaluationViews(loader, crop, config.data.stream, config.views.frames, seed)
 
 
-def pick_loader(manifest: Manifest, data: DataConfig, split: Split, device: torch.device) -> LoaderKind:
-    """ "resident" when the split's frames take at most a quarter of the device's memory, else "stream"."""
-    if data.loader != "auto":
-        return data.loader
-    name = f"{data.dataset}/{data.protocol}"
-    frames = sum(cell.frames for cell in manifest.cells.values() if cell.memberships.get(name) == split)
-    needed = frames * NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES * member_dtype(manifest.dtype).itemsize
-    return "resident" if needed <= _memory(device) // 4 else "stream"
+def pick_loader(split: Split, kind: LoaderKind, device: torch.device) -> tuple[LoaderKind, str]:
+    """The engine, and why: "auto" takes "resident" for frames of at most a quarter of the device's memory."""
+    if kind != "auto":
+        return kind, "as asked for"
+    needed = split.num_frames * NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES * split.dtype.itemsize
+    memory = _memory(device)
+    facts = f"the split's frames take {_gigabytes(needed)} of the {_gigabytes(memory)} of memory on {device}"
+    if needed <= memory // 4:
+        return "resident", f"{facts}, at most a quarter"
+    return "stream", f"{facts}, more than a quarter"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"
 
 
 def _memory(device: torch.device) -> int:

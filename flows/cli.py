@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -9,12 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows import cli_data
 from flows.cli_data import add_plain, command
+from flows.cli_view import add_view
 from shards.catalog import DATASETS
-from shards.errors import SkelstreamError
+from shards.errors import ConfigError, SkelstreamError
+
+if TYPE_CHECKING:
+    from flows.options import LoaderOptions
+    from flows.pretrain import AlsoOptions
 
 # No telemetry, and no chatter around our own output: Prefect logs the traceback of every error, twice, and the user
 # has our one line (a programming error still ends in its traceback). What the user has set stays.
@@ -69,13 +75,33 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     cli_data.add_commands(commands)
+    add_view(commands)
     for add in (_add_pretrain, _add_evaluate, _add_report):
         add(commands)
     return root
 
 
-def _add_device(sub: argparse.ArgumentParser) -> None:
+def _add_loader(sub: argparse.ArgumentParser) -> None:
+    """How samples reach which device; no result depends on it."""
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument(
+        "--loader",
+        choices=["auto", "resident", "stream", "dali"],
+        default="auto",
+        help="auto holds the split on the device if it fits, else streams the shards; it says which and why",
+    )
+    sub.add_argument("--workers", type=int, metavar="N", help="threads that make batches ahead")
+    sub.add_argument("--cache", type=Path, metavar="DIR", help="folder that keeps remote shards for later runs")
+    sub.add_argument("--cache-gb", type=float, metavar="GB", help="that the cache takes at most")
+
+
+def _loader(options: argparse.Namespace) -> "LoaderOptions":
+    from flows.config import validated
+    from flows.options import LoaderOptions
+
+    cache = None if options.cache is None else str(options.cache)
+    named = {"loader": options.loader, "workers": options.workers, "cache": cache, "cache_gb": options.cache_gb}
+    return validated(LoaderOptions, named, "loader")
 
 
 def _add_pretrain(commands: Any) -> None:
@@ -84,13 +110,21 @@ def _add_pretrain(commands: Any) -> None:
     sub.add_argument("--data", required=True, help="folder of a store, or of several; path or URL")
     sub.add_argument("--dataset", required=True, choices=DATASETS, metavar="DATASET", help="%(choices)s")
     sub.add_argument("--protocol", required=True, help="xsub, xview or xset; the train side is used")
+    sub.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="DATASET/PROTOCOL[=WEIGHT][@DATA]",
+        help="mix another data set in; WEIGHT: how often an epoch takes each of its samples (1); DATA: where its store"
+        " lies, if not where the first one does; repeatable",
+    )
     sub.add_argument("--stream", choices=["joint", "bone", "motion"], default="joint", help="what a view is made of")
     sub.add_argument("--run", type=Path, required=True, help="folder of the run")
     sub.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
     )
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run")
-    _add_device(sub)
+    _add_loader(sub)
     add_plain(sub)
 
 
@@ -102,7 +136,9 @@ def _pretrain(options: argparse.Namespace) -> None:
         data=options.data,
         dataset=options.dataset,
         protocol=options.protocol,
+        also=tuple(map(_also, options.also)),
         stream=options.stream,
+        loader=_loader(options),
         run=options.run,
         overrides=tuple(options.overrides),
         resume=options.resume,
@@ -117,6 +153,21 @@ def _pretrain(options: argparse.Namespace) -> None:
         print(summary(result))
 
 
+def _also(text: str) -> "AlsoOptions":
+    """A source from `DATASET/PROTOCOL[=WEIGHT][@DATA]`."""
+    from flows.pretrain import AlsoOptions
+
+    problem = ConfigError(f"--also {text!r}: expected DATASET/PROTOCOL[=WEIGHT][@DATA] with a weight above 0")
+    match = re.fullmatch(r"([^/=@]+)/([^/=@]+)(?:=([^@]+))?(?:@(.+))?", text)
+    if match is None:
+        raise problem
+    try:
+        weight = 1.0 if match[3] is None else float(match[3])
+        return AlsoOptions(dataset=match[1], protocol=match[2], weight=weight, data=match[4])
+    except ValueError:  # pydantic's errors are of it
+        raise problem from None
+
+
 def _add_evaluate(commands: Any) -> None:
     sub = command(commands, "evaluate", _evaluate, "score a run's checkpoint on downstream tasks")
     sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
@@ -125,7 +176,7 @@ def _add_evaluate(commands: Any) -> None:
     sub.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
     )
-    _add_device(sub)
+    _add_loader(sub)
     add_plain(sub)
 
 
@@ -137,6 +188,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         tasks=tuple(dict.fromkeys(filter(None, map(str.strip, options.tasks.split(","))))),
         data=options.data,
         overrides=tuple(options.overrides),
+        loader=_loader(options),
         device=options.device,
     )
     results = finished(request)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -13,18 +13,37 @@ from models.evaluation.linear import LinearConfig
 from models.evaluation.retrieval import RetrievalConfig
 from models.objectives.pcm3pp import PCM3PPConfig
 from models.training.engine import TrainConfig
-from pipelines.views import PCM3PPViewsConfig
+from pipelines.loaders.order import WINDOW
+from pipelines.views.methods import PCM3PPViewsConfig
 from shards.errors import ConfigError
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Stream = Literal["joint", "bone", "motion"]
-LoaderKind = Literal["auto", "resident", "stream"]
 
 
 class Frozen(BaseModel):
     """Base of the run configurations: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceConfig(Frozen):
+    """One more source that a mixture takes samples of.
+
+    Attributes:
+        dataset: name in `shards.catalog.DATASETS`.
+        protocol: one of the data set's protocols; training uses its train side.
+        weight: how often an epoch takes each of its samples; 0.5 takes half of them, the other half in the next.
+        samples: an epoch takes that many of them instead.
+        classes: label of each of its classes; None takes those of an earlier source of the same archive, else puts them
+            behind the classes of the sources before.
+    """
+
+    dataset: str
+    protocol: str
+    weight: float = Field(1.0, gt=0)
+    samples: int | None = Field(None, ge=1)
+    classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
 
 class DataConfig(Frozen):
@@ -34,14 +53,25 @@ class DataConfig(Frozen):
         dataset: name in `shards.catalog.DATASETS`.
         protocol: one of the data set's protocols; training uses its train side.
         stream: joint coordinates, bones (child minus parent) or motion (next frame minus this one).
-        loader: "resident" holds the split on the device, "stream" reads tar shards as it goes; "auto" takes resident
-            when the split's frames fit in a quarter of the device's memory.
+        window: shards shuffled together; 0 shuffles the whole split, for which a streaming loader reads all over it.
+        weight, samples, classes: as of a source, where `also` names others.
+        also: further sources, mixed with this one into one stream; downstream tasks see `dataset` alone.
     """
 
     dataset: str
     protocol: str
     stream: Stream = "joint"
-    loader: LoaderKind = "auto"
+    window: int = Field(WINDOW, ge=0)
+    weight: float = Field(1.0, gt=0)
+    samples: int | None = Field(None, ge=1)
+    classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    also: tuple[SourceConfig, ...] = ()
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """All sources, this one first."""
+        names = SourceConfig.model_fields
+        return (SourceConfig.model_validate({name: getattr(self, name) for name in names}), *self.also)
 
 
 class PretrainConfig(Frozen):

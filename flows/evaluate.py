@@ -15,15 +15,16 @@ import torch
 from prefect import flow, task
 from torch import nn
 
-from flows.build import EvaluationViews, Split, build_encoder, open_evaluation, pick_device
+from flows.build import Side, build_encoder, open_evaluation, pick_device
 from flows.config import EvaluateConfig, Frozen, PretrainConfig, apply_overrides, read_config
-from flows.options import PlaceText
+from flows.options import LoaderOptions, PlaceText
 from flows.pretrain import read_run, versions
 from models.evaluation.features import Features, coordinate_features, extract_features
 from models.evaluation.linear import linear_evaluation
 from models.evaluation.results import TaskResult, hardware, read_results, write_results
 from models.evaluation.retrieval import RetrievalConfig, retrieval
 from models.training.checkpoint import encoder_state, latest_checkpoint, load_checkpoint
+from pipelines.loaders.loader import ViewLoader
 from shards.catalog import dataset
 from shards.errors import CheckpointError, ConfigError
 from shards.manifest import find_store, read_manifest, sha256_file
@@ -40,6 +41,7 @@ class EvaluateOptions(Frozen):
     tasks: tuple[str, ...] = ("linear", "retrieval")
     data: PlaceText | None = None
     overrides: tuple[str, ...] = ()
+    loader: LoaderOptions = LoaderOptions()
     device: str = "auto"
 
     def resolve(self) -> EvaluateConfig:
@@ -57,6 +59,7 @@ class Bench:
     folder: Place
     config: PretrainConfig
     options: EvaluateConfig
+    loader: LoaderOptions
     device: torch.device
     progress: bool
 
@@ -64,14 +67,21 @@ class Bench:
     def num_classes(self) -> int:
         return dataset(self.config.data.dataset).num_classes
 
-    def views(self, split: Split, crop: Literal["centre", "random"], batch_size: int, shuffle: bool) -> EvaluationViews:
+    def views(self, side: Side, crop: Literal["centre", "random"], batch_size: int, shuffle: bool) -> ViewLoader:
         return open_evaluation(
-            self.folder, self.config, split, crop, batch_size=batch_size, device=self.device, shuffle=shuffle
+            self.folder,
+            self.config,
+            side,
+            crop,
+            self.loader,
+            batch_size=batch_size,
+            device=self.device,
+            shuffle=shuffle,
         )
 
-    def features(self, split: Split, encoder: nn.Module | None) -> Features:
+    def features(self, side: Side, encoder: nn.Module | None) -> Features:
         """Centre crop, in stored order; the coordinates themselves when there is no encoder."""
-        views = self.views(split, "centre", self.options.batch_size, shuffle=False)
+        views = self.views(side, "centre", self.options.batch_size, shuffle=False)
         if encoder is None:
             return coordinate_features(views.epoch(0))
         return extract_features(encoder, views.epoch(0), device=self.device, progress=self.progress, total=len(views))
@@ -91,7 +101,7 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
     folder = find_store(place(options.data or record.store), config.data.dataset)
     source = _source(options)
     state = encoder_state(load_checkpoint(source.checkpoint, expect_fingerprint=read_manifest(folder).fingerprint))
-    bench = Bench(folder, config, options.resolve(), pick_device(options.device), progress)
+    bench = Bench(folder, config, options.resolve(), options.loader, pick_device(options.device), progress)
     encoders: dict[Subject, nn.Module | None] = {
         "trained": build_encoder(config, state).to(bench.device),
         "random encoder": build_encoder(config, None).to(bench.device),

@@ -1,8 +1,31 @@
 """Fields that the options of several flows share."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 PlaceText = Annotated[str, BeforeValidator(str)]
 """A path or URL; JSON and Prefect's forms know only text."""
+
+LoaderKind = Literal["auto", "resident", "stream", "dali"]
+
+
+class LoaderOptions(BaseModel):
+    """How samples reach the device. It changes speed and memory, never a sample, a view or their order.
+
+    Attributes:
+        loader: "resident" holds the split on the device, "stream" reads tar shards as it goes, "dali" has NVIDIA DALI
+            make what it can of the views; "auto" takes resident when the split's frames fit in a quarter of the
+            device's memory, else stream.
+        workers: threads that make batches ahead; None chooses.
+        cache: folder where remote shards stay for the next epoch and run; without it they pass through a temporary one.
+        cache_gb: that the cache takes at most, in 10^9 bytes; None for as much as the disk has.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loader: LoaderKind = "auto"
+    workers: int | None = Field(None, ge=0)
+    cache: Path | None = None
+    cache_gb: float | None = Field(None, gt=0)

@@ -4,8 +4,9 @@ import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,19 +15,35 @@ import torch
 from prefect import flow, task
 from torch import nn
 
-from flows.build import PretrainViews, Split, build_objective, open_evaluation, open_loader, pick_device
-from flows.config import DataConfig, Frozen, PretrainConfig, apply_overrides, first_difference, read_config
-from flows.options import PlaceText
+from flows.build import Side, build_objective, open_evaluation, open_views, pick_device
+from flows.config import (
+    DataConfig,
+    Frozen,
+    PretrainConfig,
+    SourceConfig,
+    apply_overrides,
+    first_difference,
+    read_config,
+)
+from flows.options import LoaderOptions, PlaceText
 from flows.recipes import recipe
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.engine import Probe, TrainResult, train
 from models.training.monitor import LOG
+from pipelines.loaders.mixture import Part, mixed
+from pipelines.loaders.split import Split, open_split
 from shards.catalog import dataset
-from shards.errors import ConfigError
+from shards.errors import CheckpointError, ConfigError
 from shards.manifest import find_store, read_manifest, write_atomic
 from shards.places import Place, place
+
+
+class AlsoOptions(SourceConfig):
+    """A further source of a mixture; `data` is where its store lies, None for where the first one does."""
+
+    data: PlaceText | None = None
 
 
 class PretrainOptions(Frozen):
@@ -36,7 +53,9 @@ class PretrainOptions(Frozen):
     data: PlaceText
     dataset: str
     protocol: str
+    also: tuple[AlsoOptions, ...] = ()
     stream: Literal["joint", "bone", "motion"] = "joint"
+    loader: LoaderOptions = LoaderOptions()
     run: Path
     overrides: tuple[str, ...] = ()
     resume: bool = False
@@ -44,22 +63,39 @@ class PretrainOptions(Frozen):
 
     def resolve(self) -> PretrainConfig:
         """The complete configuration: the method's recipe with the overrides."""
-        protocols = dataset(self.dataset).protocols
-        if self.protocol not in protocols:
-            raise ConfigError(f"{self.dataset} has no protocol {self.protocol!r}, expected {' or '.join(protocols)}")
-        data = DataConfig(dataset=self.dataset, protocol=self.protocol, stream=self.stream)
+        for name, protocol in ((self.dataset, self.protocol), *((s.dataset, s.protocol) for s in self.also)):
+            protocols = dataset(name).protocols
+            if protocol not in protocols:
+                raise ConfigError(f"{name} has no protocol {protocol!r}, expected {' or '.join(protocols)}")
+        also = tuple(SourceConfig.model_validate(source.model_dump(exclude={"data"})) for source in self.also)
+        data = DataConfig(dataset=self.dataset, protocol=self.protocol, stream=self.stream, also=also)
         config = apply_overrides(recipe(self.method, data), self.overrides)
-        if config.method != self.method or config.data != data.model_copy(update={"loader": config.data.loader}):
-            raise ConfigError("--set: method, dataset, protocol and stream have options of their own, expected those")
+        fixed = {name: getattr(config.data, name) for name in ("window", "weight", "samples", "classes")}
+        if config.method != self.method or config.data != data.model_copy(update=fixed):
+            raise ConfigError(
+                "--set: method, dataset, protocol, stream and also have options of their own, expected those"
+            )
         return config
+
+    def places(self) -> tuple[Place, ...]:
+        """Where the store of each source lies, or the folder that holds it."""
+        return (place(self.data), *(place(source.data or self.data) for source in self.also))
 
 
 class RunRecord(Frozen):
-    """`run.json`: what identifies a run besides its configuration."""
+    """`run.json`: what identifies a run besides its configuration.
+
+    Attributes:
+        store, recipe, fingerprint: of the data set that downstream tasks see.
+        also: fingerprints of the further sources of a mixture.
+        revision: of the code.
+        versions: of what computed it.
+    """
 
     store: str
     recipe: str
     fingerprint: str
+    also: tuple[str, ...] = ()
     revision: str
     versions: dict[str, str]
 
@@ -75,34 +111,67 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
     if done is not None:
         return done
     config = options.resolve()
-    folder = find_store(place(options.data), options.dataset)
-    manifest = read_manifest(folder)
+    folders = _stores(options, config)
+    manifest, *others = [read_manifest(folder) for folder in folders]
     device = pick_device(options.device)
-    loader = open_loader(
-        folder, config.data, "train", batch_size=config.train.batch_size, seed=config.train.seed, device=device
-    )
+    split = open_mixture(folders, config)
+    spec = config.views.spec(config.data.stream)
     objective = build_objective(config).to(device)
-    _check_resumable(options, manifest.fingerprint)
     record = RunRecord(
-        store=str(folder.absolute() if isinstance(folder, Path) else folder),
+        store=str(folders[0].absolute() if isinstance(folders[0], Path) else folders[0]),
         recipe=manifest.recipe,
         fingerprint=manifest.fingerprint,
+        also=tuple(other.fingerprint for other in others),
         revision=revision(),
         versions=versions(),
     )
-    with _alone(options.run):
+    _check_resumable(options, record)
+    train_config = config.train
+    views = open_views(
+        split,
+        spec,
+        options.loader,
+        window=config.data.window,
+        batch_size=train_config.batch_size,
+        seed=train_config.seed,
+        device=device,
+    )
+    if progress:
+        print(f"loader: {views.about}", file=sys.stderr)
+    with closing(views), _alone(options.run):
         _write_run(options.run, config, record)
         return train(
             objective,
-            PretrainViews(loader, config),
-            config.train,
+            views,
+            train_config,
             options.run,
             meta={"fingerprint": manifest.fingerprint, "recipe": manifest.recipe, "config": _tree(config)},
             resume=options.resume and _begun(options.run),
-            probe=_retrieval_probe(folder, config, device) if config.train.probe_every else None,
+            probe=_retrieval_probe(folders[0], config, options, device) if train_config.probe_every else None,
             device=device,
             progress=progress,
         )
+
+
+def _stores(options: PretrainOptions, config: PretrainConfig) -> list[Place]:
+    """The store of each source."""
+    return [
+        find_store(where, source.dataset) for where, source in zip(options.places(), config.data.sources, strict=True)
+    ]
+
+
+def open_mixture(folders: Sequence[Place], config: PretrainConfig) -> Split:
+    """The train side of the run's sources, as one."""
+    parts = [
+        Part(
+            open_split(folder, source.dataset, source.protocol, "train"),
+            weight=source.weight,
+            samples=source.samples,
+            classes=source.classes,
+        )
+        for folder, source in zip(folders, config.data.sources, strict=True)
+    ]
+    return mixed(parts)
 
 
 def finished(options: PretrainOptions) -> TrainResult | None:
@@ -116,8 +185,9 @@ def finished(options: PretrainOptions) -> TrainResult | None:
     path = latest_checkpoint(options.run)
     if path is None:
         return None
-    fingerprint = read_manifest(find_store(place(options.data), options.dataset)).fingerprint
-    checkpoint = load_checkpoint(path, expect_fingerprint=fingerprint)
+    folders = _stores(options, config)
+    checkpoint = load_checkpoint(path, expect_fingerprint=read_manifest(folders[0]).fingerprint)
+    _check_others(options, tuple(read_manifest(folder).fingerprint for folder in folders[1:]))
     if checkpoint.epoch < config.train.epochs:
         return None
     return TrainResult(epochs=checkpoint.epoch, steps=checkpoint.step, checkpoint=path, curves=())
@@ -160,7 +230,7 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def _check_resumable(options: PretrainOptions, fingerprint: str) -> None:
+def _check_resumable(options: PretrainOptions, record: RunRecord) -> None:
     path = latest_checkpoint(options.run)
     if path is None:
         return
@@ -168,7 +238,18 @@ def _check_resumable(options: PretrainOptions, fingerprint: str) -> None:
         raise ConfigError(
             f"{options.run} holds an unfinished run ({path.name}); go on with --resume or choose another --run"
         )
-    load_checkpoint(path, expect_fingerprint=fingerprint)
+    load_checkpoint(path, expect_fingerprint=record.fingerprint)
+    _check_others(options, record.also)
+
+
+def _check_others(options: PretrainOptions, fingerprints: tuple[str, ...]) -> None:
+    """Refuse to go on with other data in the further sources of a mixture."""
+    before = read_run(options.run).also
+    for source, found, expected in zip(options.also, fingerprints, before, strict=True):
+        if found != expected:
+            raise CheckpointError(
+                f"{options.run}: found data of fingerprint {found} for {source.dataset}, expected {expected} as before"
+            )
 
 
 def _begun(run: Path) -> bool:
@@ -199,11 +280,11 @@ def _alone(run: Path) -> Iterator[None]:
         yield
 
 
-def _retrieval_probe(folder: Place, config: PretrainConfig, device: torch.device) -> Probe:
+def _retrieval_probe(folder: Place, config: PretrainConfig, options: PretrainOptions, device: torch.device) -> Probe:
     """A function that scores an encoder by 1-NN retrieval, train side against test side."""
     sides = {
-        split: open_evaluation(folder, config, split, "centre", batch_size=256, device=device)
-        for split in get_args(Split)
+        side: open_evaluation(folder, config, side, "centre", options.loader, batch_size=256, device=device)
+        for side in get_args(Side)
     }
 
     def probe(encoder: nn.Module) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """One self-contained page about a run: what it is, its scores, its curves, a few skeletons and their views."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,13 +11,17 @@ import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from flows.build import EvaluationViews, PretrainViews, open_loader
+from flows.build import open_views
 from flows.config import PretrainConfig, read_config
 from flows.drawing import curves, strip
+from flows.options import LoaderOptions
 from flows.pretrain import RunRecord, read_run
 from models.evaluation.results import TaskResult, read_results
 from models.training.monitor import read_log
-from pipelines.views import unflatten
+from pipelines.loaders.split import Split, open_split
+from pipelines.views.layout import unflatten
+from pipelines.views.methods import evaluation_spec
+from pipelines.views.spec import ViewSpec
 from shards.batch import Views
 from shards.errors import StoreError
 from shards.manifest import Manifest, find_store, read_manifest, write_atomic
@@ -110,10 +115,8 @@ def _curves(run: Path) -> list[Markup]:
 
 
 def _sequences(folder: Place, config: PretrainConfig, up: int) -> list[Picture]:
-    loader = open_loader(
-        folder, config.data, "test", batch_size=SHOWN, seed=0, device=torch.device("cpu"), shuffle=True, drop_last=False
-    )
-    views = next(EvaluationViews(loader, "full", "joint", config.views.frames).epoch(0))
+    split = open_split(folder, config.data.dataset, config.data.protocol, "test")
+    views = _first(split, evaluation_spec("full", "joint", config.views.frames), SHOWN)
     return [
         Picture(f"class {int(views.label[row])}, sample {int(views.sample_id[row])}", _draw(views, "x", row, up))
         for row in range(len(views))
@@ -121,12 +124,26 @@ def _sequences(folder: Place, config: PretrainConfig, up: int) -> list[Picture]:
 
 
 def _views(folder: Place, config: PretrainConfig, up: int) -> list[Picture]:
-    loader = open_loader(
-        folder, config.data, "train", batch_size=4, seed=0, device=torch.device("cpu"), drop_last=False
-    )
-    views = next(PretrainViews(loader, config).epoch(0))
+    split = open_split(folder, config.data.dataset, config.data.protocol, "train")
+    views = _first(split, config.views.spec(config.data.stream), 4)
     draw = partial(_draw, views, row=0, up=up)
     return [Picture(f"{name}: {note}", draw(name)) for name, note in VIEW_NOTES.items()]
+
+
+def _first(split: Split, spec: ViewSpec, count: int) -> Views:
+    """The views of the first samples of an epoch."""
+    loader = open_views(
+        split,
+        spec,
+        LoaderOptions(loader="stream", workers=0),
+        window=1,
+        batch_size=count,
+        seed=0,
+        device=torch.device("cpu"),
+        drop_last=False,
+    )
+    with closing(loader):
+        return next(loader.epoch(0))
 
 
 def _draw(views: Views, name: str, row: int, up: int) -> Markup:

@@ -1,10 +1,11 @@
-"""Streams: the same sequence as joints, bones or motion. Source: JHang2020/PCM3; taken after augmentation."""
+"""Streams: the same sequence as joints, bones or motion. Source: JHang2020/PCM3 (there after augmentation)."""
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from pipelines.augmentations.operation import Key, Operation, Samples
 from shards.skeleton import PARENTS
 
 Stream = Literal["joint", "bone", "motion"]
@@ -22,3 +23,20 @@ def apply_stream(x: Tensor, stream: Stream) -> Tensor:
     motion = torch.zeros_like(x)
     motion[:, :-1] = x[:, 1:] - x[:, :-1]
     return motion
+
+
+class ToStream(Operation):
+    """Turn coordinates into a stream. Where it stands in a view decides whether augmentation sees joints or the stream.
+
+    Attributes:
+        stream: "bone" or "motion"; "joint" changes nothing.
+    """
+
+    kind: Literal["stream"] = "stream"
+    stream: Stream = "joint"
+
+    source: ClassVar[str] = "JHang2020/PCM3"
+
+    def draw(self, samples: Samples, key: Key, frames: int) -> Any:
+        """Nothing is drawn."""
+        return None

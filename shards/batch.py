@@ -38,8 +38,9 @@ class Views:
         label: (N,) int64.
         sample_id: (N,) int64.
         masks: name -> bool, True where visible, broadcastable against the view of that name.
-        mix_partner: (N,) int64, row of the sample mixed into the view "mix"; None without mixing.
+        mix_partner: (N,) int64, row of the global batch mixed into the mixed view; None without mixing.
         mix_weight: (N,) float32, share of the partner in the view "mix"; None without mixing.
+        targets: "view/operation" -> (N,) int64, what was done to each sample, for methods that predict it.
     """
 
     views: dict[str, Tensor]
@@ -48,6 +49,7 @@ class Views:
     masks: dict[str, Tensor] = field(default_factory=dict)
     mix_partner: Tensor | None = None
     mix_weight: Tensor | None = None
+    targets: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.label.shape[0])

@@ -31,3 +31,6 @@ BODY_PARTS = (
     (16, 17, 18, 19),  # right leg
     (12, 13, 14, 15),  # left leg
 )
+
+# The joint on the other side of the body; joints of the trunk are their own.
+MIRROR = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 20, 23, 24, 21, 22)

@@ -6,6 +6,7 @@ OOPSLA 2014), in 64-bit integers that wrap on every device alike.
 """
 
 import hashlib
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,6 +32,20 @@ def uniform(seed: int, epoch: int, sample_id: Tensor, view: str, operation: str,
         (N, count) float64 on the device of `sample_id`, multiples of 2^-53.
     """
     key = _signed(_key(seed, epoch, view, operation))
+    if sample_id.device.type == "cpu":
+        return _uniform_compiled(sample_id, key, count)
+    return _uniform_torch(sample_id, key, count)
+
+
+def _uniform_compiled(sample_id: Tensor, key: int, count: int) -> Tensor:
+    from pipelines.augmentations.draw_kernels import uniform_rows
+
+    out = torch.empty(len(sample_id), count, dtype=torch.float64)
+    uniform_rows(sample_id.to(torch.int64).contiguous().numpy(), key, out.numpy())
+    return out
+
+
+def _uniform_torch(sample_id: Tensor, key: int, count: int) -> Tensor:
     state = _mix(sample_id.to(torch.int64)[:, None] * _signed(_GOLDEN) + key)
     number = torch.arange(1, count + 1, device=sample_id.device, dtype=torch.int64)
     bits = _mix(state + number * _signed(_GOLDEN))
@@ -52,9 +67,16 @@ def subset(draws: Tensor, size: int) -> Tensor:
     Returns:
         (N, size) int64, in the order drawn.
     """
+    if draws.device.type == "cpu" and draws.dtype == torch.float64:
+        from pipelines.augmentations.draw_kernels import subset_rows
+
+        out = torch.empty(len(draws), size, dtype=torch.int64)
+        subset_rows(draws.contiguous().numpy(), out.numpy())
+        return out
     return torch.argsort(draws, dim=1, stable=True)[:, :size]
 
 
+@lru_cache(maxsize=1024)
 def _key(seed: int, epoch: int, view: str, operation: str) -> int:
     words = f"{seed}/{epoch}/{view}/{operation}".encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")

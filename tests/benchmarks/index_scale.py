@@ -380,7 +380,7 @@ def probe_binary_indexes(samples: int, folder: Path) -> Row:
 
 
 def probe_windowed(samples: int, folder: Path) -> Row:
-    """The order of the stream loader, made whole at the beginning of an epoch."""
+    """The order of an epoch in windows, made whole at its beginning, as `Order.epoch` makes it."""
     from pipelines.loaders.order import windowed
 
     at = min(samples, ORDER_AT)
@@ -444,7 +444,7 @@ def probe_lazy(samples: int, folder: Path) -> Row:
 
 
 def check_lazy() -> None:
-    """Equal to what the loader makes whole."""
+    """Equal to what `windowed` makes whole."""
     from pipelines.loaders.order import windowed
 
     sizes = np.random.default_rng(0).integers(1, 50, 23)
@@ -457,7 +457,7 @@ def check_lazy() -> None:
 
 
 def probe_permutation(samples: int, folder: Path) -> Row:
-    """The order of the resident loader."""
+    """A permutation of all samples, as a window of all shards needs it."""
     from pipelines.loaders.order import permutation
 
     at = min(samples, ORDER_AT)

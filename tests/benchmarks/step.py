@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.encoders.gru import EncoderConfig, GRUEncoder
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
-from pipelines.views import PCM3PPViewsConfig, pcm3pp_views
+from pipelines.views import make_views
+from pipelines.views.methods import PCM3PPViewsConfig
 from shards.batch import RaggedBatch, Views
 
 
@@ -35,7 +36,7 @@ def views(batch: int, frames: int) -> Views:
     ids = torch.arange(batch)
     ragged = RaggedBatch(torch.randn(batch * 100, 2, 25, 3), length.cumsum(0) - length, length, ids, ids)
     config = PCM3PPViewsConfig(frames=frames, clip_frames=frames // 4)
-    return pcm3pp_views(ragged, config, stream="joint", seed=0, epoch=0, step=0)
+    return make_views(ragged, config.spec("joint"), seed=0, epoch=0, step=0)
 
 
 def frame_by_frame(gru: torch.nn.GRU, x_TND: Tensor) -> Tensor:

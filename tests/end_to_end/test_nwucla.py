@@ -1,10 +1,12 @@
 """The real NW-UCLA archive, from the zip to a store, by the command."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from flows.cli import main
+from models.training.monitor import LOG
 from shards.manifest import Manifest, read_manifest
 
 
@@ -58,3 +60,29 @@ def test_a_second_run_does_nothing(archive: Path, data: Path, store: Path, capsy
     assert main(["preprocess", "nwucla", str(archive), "--out", str(data), "--workers", "0", "--plain"]) == 0
     assert capsys.readouterr().out.startswith(f"found {store}: 1,484 sequences")
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+
+
+@pytest.fixture(scope="module")
+def losses(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
+    """The loss terms of the first 20 steps of PCM3++ by each loader."""
+    found = {}
+    for loader in ("resident", "stream", "dali"):
+        run = tmp_path_factory.mktemp("runs") / loader
+        words = ["pretrain", "pcm3pp-small", "--plain", "--data", str(data), "--dataset", "nwucla", "--device", "cpu"]
+        words += ["--protocol", "xview", "--run", str(run), "--loader", loader]
+        settings = ["objective.encoder.hidden=32", "train.precision=float32", "train.lr=0.02", "train.batch_size=51"]
+        for setting in (*settings, "train.epochs=1", "train.log_every=1"):
+            words += ["--set", setting]
+        assert main(words) == 0
+        lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+        found[loader] = [line["terms"] for line in lines if line["kind"] == "step"]
+    return found
+
+
+@pytest.mark.parametrize(("loader", "tolerance"), [("stream", 0.0), ("dali", 1e-3)])
+def test_twenty_steps_of_pcm3pp_have_one_loss_curve_by_every_loader(
+    losses: dict[str, list[dict[str, float]]], loader: str, tolerance: float
+) -> None:
+    assert len(losses["resident"]) == 20
+    for ours, theirs in zip(losses[loader], losses["resident"], strict=True):
+        assert ours == pytest.approx(theirs, rel=tolerance, abs=0)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flows.verify import verify_data
 from pipelines.convert import convert
-from pipelines.loaders.resident import ResidentLoader
+from pipelines.loaders.resident import Resident
+from pipelines.loaders.split import open_split
 from pipelines.parsers import parse, parser
 from shards.errors import RawInputError
 from shards.manifest import find_store, read_manifest
@@ -85,8 +87,8 @@ def test_the_example_goes_from_raw_files_to_a_batch(raw: Path, tmp_path: Path) -
     assert (manifest.source, manifest.counts["samples"], manifest.dropped) == ("coco17", 30, [])
     sizes = {cell.memberships["coco17/xsub"]: cell.samples for cell in manifest.cells.values()}
     assert sizes == {"train": 20, "test": 10}
-    loader = ResidentLoader(result.folder, "coco17", "xsub", "train", batch_size=20, seed=0)
-    batch = next(iter(loader.epoch(0)))
+    split = open_split(result.folder, "coco17", "xsub", "train")
+    batch = Resident(split, torch.device("cpu")).batch(split.order(window=1, seed=0, shuffle=True).epoch(0))
     assert batch.frames.shape[1:] == (2, 25, 3)
     assert batch.length.tolist() == [12] * 20
     assert sorted(batch.label.tolist()) == sorted([*range(5)] * 4)

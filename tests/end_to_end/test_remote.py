@@ -18,8 +18,9 @@ from flows.repair import repair_data
 from flows.stats import stats
 from flows.verify import verify_data
 from pipelines.convert import convert, default_scratch
-from pipelines.loaders.resident import ResidentLoader
-from pipelines.loaders.stream import StreamLoader
+from pipelines.loaders.resident import Resident
+from pipelines.loaders.split import open_split
+from pipelines.loaders.stream import Stream
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, StoreError
 from shards.manifest import MANIFEST, find_store
@@ -154,20 +155,21 @@ def test_a_plan_of_remote_input_knows_what_is_there(s3: Any, world: World) -> No
     assert {method for method, *_ in s3.requests()[before:]} <= {"GET", "HEAD"}
 
 
-@pytest.mark.parametrize("kind", [ResidentLoader, StreamLoader])
-def test_both_loaders_give_the_batches_of_the_local_store(world: World, kind: Callable[..., Any]) -> None:
-    batches = []
+@pytest.mark.parametrize("kind", [Resident, Stream])
+def test_both_engines_give_the_batches_of_the_local_store(world: World, kind: Callable[..., Any]) -> None:
+    found = []
     for data in (world.here.parent, place(world.data)):
-        store = find_store(data, "ntu60")
-        loader = kind(store, "ntu60", "xsub", "train", batch_size=2, seed=3)
-        batches.append(
-            [
-                (b.sample_id.tolist(), b.label.tolist(), b.length.tolist(), b.frames.numpy().tobytes())
-                for epoch in (0, 1)
-                for b in loader.epoch(epoch)
-            ]
+        split = open_split(find_store(data, "ntu60"), "ntu60", "xsub", "train")
+        engine, batches = kind(split, "cpu"), []
+        for epoch in (0, 1):
+            places = split.order(seed=3).epoch(epoch)[slice(None)]
+            engine.announce(places)
+            batches += [engine.batch(places[n : n + 2]) for n in range(0, len(places), 2)]
+        found.append(
+            [(b.sample_id.tolist(), b.label.tolist(), b.length.tolist(), b.frames.numpy().tobytes()) for b in batches]
         )
-    assert batches[0] == batches[1] != []
+        engine.close()
+    assert found[0] == found[1] != []
 
 
 def test_a_remote_store_is_not_repaired_and_says_so(world: World, capsys: pytest.CaptureFixture[str]) -> None:

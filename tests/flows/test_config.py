@@ -36,7 +36,7 @@ BASE = PretrainConfig(method="pcm3pp", data=DataConfig(dataset="ntu60", protocol
         ("objective.prompts=false", False),
         ("objective.prompt_width=null", None),
         ('objective.pairs=["base","mix"]', ("base", "mix")),
-        ("data.loader=stream", "stream"),
+        ("data.window=3", 3),
         ("views.clip_frames=8", 8),
     ],
 )
@@ -141,7 +141,7 @@ def test_evaluation_options_are_set_the_same_way() -> None:
     lr=st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False),
     milestones=st.lists(st.integers(0, 10**6), max_size=5),
     hidden=st.integers(1, 4096),
-    loader=st.sampled_from(["auto", "resident", "stream"]),
+    window=st.integers(0, 1000),
     prompts=st.booleans(),
     width=st.none() | st.integers(1, 64),
 )
@@ -151,7 +151,7 @@ def test_any_values_survive_override_file_and_reading(
     lr: float,
     milestones: list[int],
     hidden: int,
-    loader: str,
+    window: int,
     prompts: bool,
     width: int | None,
 ) -> None:
@@ -162,13 +162,13 @@ def test_any_values_survive_override_file_and_reading(
             f"train.lr={lr!r}",
             f"train.milestones={milestones}",
             f"objective.encoder.hidden={hidden}",
-            f"data.loader={loader}",
+            f"data.window={window}",
             f"objective.prompts={json.dumps(prompts)}",
             f"objective.prompt_width={json.dumps(width)}",
         ],
     )
     assert (config.train.epochs, config.train.lr, config.train.milestones) == (epochs, lr, tuple(milestones))
-    assert (config.objective.encoder.hidden, config.data.loader) == (hidden, loader)
+    assert (config.objective.encoder.hidden, config.data.window) == (hidden, window)
     assert (config.objective.prompts, config.objective.prompt_width) == (prompts, width)
     path = tmp_path_factory.getbasetemp() / "config.json"
     path.write_text(json.dumps(config.model_dump(mode="json")))

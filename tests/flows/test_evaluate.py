@@ -9,13 +9,16 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from flows.build import EvaluationViews, build_encoder, open_loader
+from flows.build import build_encoder, open_views
 from flows.config import read_config
 from flows.evaluate import EvaluateOptions, evaluate, finished, table
+from flows.options import LoaderOptions
 from flows.pretrain import PretrainOptions, pretrain
 from models.evaluation.features import Features, coordinate_features, extract_features
 from models.evaluation.results import TaskResult, read_results, write_results
 from models.training.checkpoint import encoder_state, latest_checkpoint, load_checkpoint
+from pipelines.loaders.split import open_split
+from pipelines.views.methods import evaluation_spec
 from shards.errors import CheckpointError, ConfigError, SkelstreamError, StoreError
 from shards.manifest import read_manifest, sha256_file
 
@@ -104,10 +107,17 @@ def sides(run: Path, store: Path, subject: str) -> tuple[Features, Features]:
     state = encoder_state(load_checkpoint(path)) if subject == "trained" else None
     device, found = torch.device("cpu"), []
     for split in ("train", "test"):
-        loader = open_loader(
-            store, config.data, split, batch_size=7, seed=3, device=device, shuffle=False, drop_last=False
-        )
-        views = EvaluationViews(loader, "centre", "joint", config.views.frames).epoch(0)
+        views = open_views(
+            open_split(store, config.data.dataset, config.data.protocol, split),
+            evaluation_spec("centre", "joint", config.views.frames),
+            LoaderOptions(),
+            window=1,
+            batch_size=7,
+            seed=3,
+            device=device,
+            shuffle=False,
+            drop_last=False,
+        ).epoch(0)
         if subject == "coordinates":
             found.append(coordinate_features(views))
         else:

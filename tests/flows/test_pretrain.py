@@ -8,20 +8,25 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import flows
 from flows import build
-from flows.build import PretrainViews, pick_device, pick_loader
-from flows.config import DataConfig, first_difference, read_config
+from flows.build import pick_device, pick_loader
+from flows.config import first_difference, read_config
+from flows.options import LoaderOptions
 from flows.pretrain import PretrainOptions, finished, pretrain, read_run, revision, summary
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.monitor import LOG, TIME_FIELDS, read_log
+from pipelines.loaders.loader import ViewLoader
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError, StoreError
-from shards.manifest import CellEntry, Manifest, read_manifest
+from shards.manifest import read_manifest
 
 Make = Callable[..., PretrainOptions]
 
@@ -34,7 +39,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def interrupted(options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was interrupted in the middle of its second epoch."""
 
-    class Interrupted(PretrainViews):
+    class Interrupted(ViewLoader):
         def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
             for step, views in enumerate(super().epoch(epoch, first_step), first_step):
                 if (epoch, step) == (1, 2):
@@ -42,7 +47,7 @@ def interrupted(options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 yield views
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.pretrain.PretrainViews", Interrupted)
+        patch.setattr("flows.build.ViewLoader", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             pretrain(options(tmp_path / "interrupted"))
     return tmp_path / "interrupted"
@@ -221,25 +226,34 @@ def test_the_probe_puts_a_retrieval_score_in_the_log(options: Make, tmp_path: Pa
     assert all(0.25 < line["probe"]["retrieval"] <= 1 for line in others)
 
 
-@pytest.mark.parametrize("loader", ["resident", "stream"])
-@pytest.mark.parametrize("stream", ["bone", "motion"])
-def test_both_loaders_train_on_every_stream(options: Make, tmp_path: Path, loader: str, stream: str) -> None:
-    result = pretrain(options(tmp_path / "run", f"data.loader={loader}", "train.epochs=1", stream=stream))
-    assert result.steps == 4
-    assert read_config(tmp_path / "run" / "config.json").data.loader == loader
+@pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
+def test_all_loaders_train_alike_on_every_stream(options: Make, tmp_path: Path, stream: str) -> None:
+    terms = {}
+    for loader in ("resident", "stream", "dali"):
+        choice = LoaderOptions.model_validate({"loader": loader})
+        pretrain(options(tmp_path / loader, "train.log_every=1", stream=stream, loader=choice))
+        lines = [json.loads(line) for line in (tmp_path / loader / LOG).read_text().splitlines()]
+        terms[loader] = [line["terms"] for line in lines if line["kind"] == "step"]
+        assert len(terms[loader]) == 8
+    assert terms["stream"] == terms["resident"]
+    for ours, theirs in zip(terms["dali"], terms["resident"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize("loader", ["stream", "dali"])
+def test_an_interrupted_run_goes_on_with_another_loader(
+    interrupted: Path, run: Path, options: Make, loader: str
+) -> None:
+    result = pretrain(options(interrupted, resume=True, loader=LoaderOptions.model_validate({"loader": loader})))
+    found, expected = load_checkpoint(result.checkpoint), load_checkpoint(run / "checkpoints" / "epoch_0002.pt")
+    for name, value in expected.objective.items():
+        tolerance = 0.0 if loader == "stream" else 1e-3
+        torch.testing.assert_close(found.objective[name], value, rtol=0, atol=tolerance, msg=name)
 
 
 def test_pcm3_trains_without_the_clip_pair(options: Make, tmp_path: Path) -> None:
     pretrain(options(tmp_path / "run", "train.epochs=1", method="pcm3"))
     assert "clip" not in read_log(tmp_path / "run")[0]["terms"]
-
-
-def manifest_of(store: Path, frames: int, dtype: str) -> Manifest:
-    cells = {
-        "here": CellEntry(memberships={"ntu60/xview": "train", "ntu60/xsub": "test"}, samples=1, frames=frames),
-        "there": CellEntry(memberships={"ntu60/xview": "test", "ntu60/xsub": "test"}, samples=1, frames=10 * frames),
-    }
-    return read_manifest(store).model_copy(update={"cells": cells, "dtype": dtype})
 
 
 # a frame is 2 persons x 25 joints x 3 coordinates: 600 bytes in float32, 300 in float16
@@ -253,15 +267,18 @@ def manifest_of(store: Path, frames: int, dtype: str) -> Manifest:
     ],
 )
 def test_a_split_is_resident_when_it_takes_a_quarter_of_the_memory_at_most(
-    store: Path, monkeypatch: pytest.MonkeyPatch, frames: int, dtype: str, memory: int, expected: str
+    monkeypatch: pytest.MonkeyPatch, frames: int, dtype: str, memory: int, expected: str
 ) -> None:
     monkeypatch.setattr(build, "_memory", lambda device: memory)
-    manifest, cpu = manifest_of(store, frames, dtype), torch.device("cpu")
-    data = DataConfig(dataset="ntu60", protocol="xview")
-    assert pick_loader(manifest, data, "train", cpu) == expected
-    assert pick_loader(manifest, data, "test", cpu) == "stream"
-    for named in ("resident", "stream"):
-        assert pick_loader(manifest, data.model_copy(update={"loader": named}), "train", cpu) == named
+    cpu = torch.device("cpu")
+    split: Any = SimpleNamespace(num_frames=frames, dtype=np.dtype(dtype))
+    kind, why = pick_loader(split, "auto", cpu)
+    assert kind == expected
+    assert re.fullmatch(
+        r"the split's frames take \S+ GB of the \S+ GB of memory on cpu, (at most|more than) a quarter", why
+    )
+    for named in ("resident", "stream", "dali"):
+        assert pick_loader(split, named, cpu) == (named, "as asked for")
 
 
 def test_the_memory_asked_about_is_that_of_the_machine() -> None:

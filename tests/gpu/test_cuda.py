@@ -11,7 +11,8 @@ from models.evaluation.features import extract_features
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.engine import TrainConfig, train
 from pipelines.augmentations.draws import uniform
-from pipelines.views import PCM3PPViewsConfig, evaluation_views, pcm3pp_views
+from pipelines.views import make_views
+from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
 from shards.batch import RaggedBatch, Views
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -39,7 +40,7 @@ def ragged(device: str, samples: int = 16) -> RaggedBatch:
 
 
 def views(device: str, step: int = 0) -> Views:
-    return pcm3pp_views(ragged(device), PCM3PPViewsConfig(), stream="joint", seed=3, epoch=1, step=step)
+    return make_views(ragged(device), PCM3PPViewsConfig().spec("joint"), seed=3, epoch=1, step=step)
 
 
 def test_draws_are_the_same_bits_on_both_devices() -> None:
@@ -94,6 +95,6 @@ def test_features_are_equal_on_both_devices() -> None:
     found = {}
     for device in ("cpu", "cuda"):
         encoder = PCM3PP(CONFIG, seed=0).encoder.to(device)
-        batch = evaluation_views(ragged(device), crop="centre", stream="joint")
+        batch = make_views(ragged(device), evaluation_spec("centre", "joint"), seed=0, epoch=0, step=0)
         found[device] = extract_features(encoder, iter([batch]), device=device).values.cpu()
     torch.testing.assert_close(found["cuda"], found["cpu"], atol=1e-4, rtol=1e-4)

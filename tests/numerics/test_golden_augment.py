@@ -13,11 +13,13 @@ from torch import Tensor
 
 from pipelines.augmentations.joints import Corruption, corruption_matrices
 from pipelines.augmentations.masks import main_person_only, part_mask
-from pipelines.augmentations.mixing import Mix, apply_mix, partners, weight
+from pipelines.augmentations.mixing import Mixing, apply_mix, joints_of, weight
+from pipelines.augmentations.operation import Blend, Window
 from pipelines.augmentations.spatial import apply_matrices, shear_matrix
-from pipelines.augmentations.temporal import Window, apply_resize, centre_crop
+from pipelines.augmentations.temporal import apply_resize, centre_crop
 from pipelines.streams import Stream, apply_stream
-from pipelines.views import flatten
+from pipelines.views import Block, partner_rows
+from pipelines.views.layout import flatten
 from shards.batch import RaggedBatch
 from shards.skeleton import BODY_PARTS
 
@@ -131,8 +133,8 @@ def test_body_parts_are_those_of_the_reference_in_its_order(draws: dict[str, Any
 @pytest.mark.parametrize("case", [0, 1])
 def test_part_masks_equal_the_reference(numbers: NpzFile, case: int) -> None:
     expected = numbers[f"partmask_{case}"]  # (N, T, M, V, C)
-    visible = main_person_only(part_mask(torch.from_numpy(numbers[f"partmask_{case}_parts"]), 64))
-    found = visible.expand(1, 64, 2, 25, 3)
+    visible = main_person_only(part_mask(torch.from_numpy(numbers[f"partmask_{case}_parts"])[None], 64))
+    found = visible[..., None].expand(1, 64, 2, 25, 3)
     for sample in expected:
         np.testing.assert_array_equal(found[0].numpy(), sample.astype(bool))
 
@@ -148,16 +150,16 @@ def test_mixed_views_partners_and_weights_equal_the_reference(
     numbers: NpzFile, draws: dict[str, Any], case: int
 ) -> None:
     recorded = draws["swap"][case]
-    mix = Mix(
+    mix = Mixing(
         mode=MODES[recorded["kind"]],
-        shift=recorded["n"],
-        parts=tuple(recorded["parts"]),
+        joints=joints_of(recorded["parts"]),
         first=recorded["tem_idx"],
         length=recorded["Ct"],
         blend=recorded["lambda_draw"] or 0.0,
     )
     x = _ours(numbers["swap_in"])
-    assert partners(len(x), mix).tolist() == numbers[f"swap_{case}_randidx"].tolist()
-    _assert_close(apply_mix(x, mix), numbers[f"swap_{case}_out"])
+    partners = partner_rows(Block(0, len(x), len(x)), Blend(recorded["n"], weight(mix), mix))
+    assert partners == numbers[f"swap_{case}_randidx"].tolist()
+    _assert_close(apply_mix(x, x[partners], mix), numbers[f"swap_{case}_out"])
     assert weight(mix) == pytest.approx(recorded["mask_mean"], abs=1e-6)
     assert weight(mix) == pytest.approx(float(numbers[f"swap_{case}_mask"].mean()), abs=1e-6)

@@ -1,5 +1,6 @@
 """The views of a batch, against a feeder that makes one sample after the other in NumPy from the same draws."""
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import pipelines.views as views_module
 from pipelines.augmentations.draws import uniform
-from pipelines.augmentations.masks import draw_part_mask
-from pipelines.augmentations.mixing import draw_mix, weight
+from pipelines.augmentations.masks import BodyPartMask
+from pipelines.augmentations.operation import Key, Samples
 from pipelines.streams import Stream
-from pipelines.views import PCM3PPViewsConfig, evaluation_views, flatten, pcm3pp_views, unflatten
+from pipelines.views import Block, draw_blend, make_views, needed_rows
+from pipelines.views.layout import flatten, unflatten
+from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
 from shards.batch import RaggedBatch, Views
 from shards.errors import ConfigError
 from shards.skeleton import BODY_PARTS, PARENTS
@@ -48,7 +50,11 @@ def _views(
     epoch: int = 2,
     step: int = 3,
 ) -> Views:
-    return pcm3pp_views(batch, config, stream=stream, seed=seed, epoch=epoch, step=step)
+    return make_views(batch, config.spec(stream), seed=seed, epoch=epoch, step=step)
+
+
+def _evaluated(batch: RaggedBatch, crop: Literal["centre", "random", "full"], stream: Stream, epoch: int = 0) -> Views:
+    return make_views(batch, evaluation_spec(crop, stream), seed=0, epoch=epoch, step=0)
 
 
 def _draw(sample: int, view: str, operation: str, count: int) -> list[float]:
@@ -104,7 +110,8 @@ def test_views_equal_a_feeder_that_makes_sample_after_sample(stream: Stream) -> 
     ids = list(range(40, 60))
     batch = _batch(ids)
     views = _views(batch, stream)
-    parts = draw_part_mask(0.6, 8, seed=1, epoch=2, step=3).tolist()
+    samples = Samples(batch.sample_id, batch.length)
+    parts = BodyPartMask().draw(samples, Key(1, 2, 3, "masked"), 64)[0].tolist()
     for row, sample in enumerate(ids):
         start, length = int(batch.start[row]), int(batch.length[row])
         raw = batch.frames[start : start + length].double().numpy()
@@ -131,7 +138,7 @@ def test_views_neither_change_nor_share_the_frames_of_the_batch(dtype: torch.dty
     ids, length = torch.arange(3), torch.full((3,), 64)
     batch = RaggedBatch(torch.randn(192, 2, 25, 3).to(dtype), length.cumsum(0) - length, length, ids, ids)
     before = batch.frames.clone()
-    evaluated = evaluation_views(batch, crop="full", stream="joint").views["x"]
+    evaluated = _evaluated(batch, "full", "joint").views["x"]
     assert torch.equal(evaluated, flatten(before.float().view(3, 64, 2, 25, 3)))
     views = _views(batch).views
     for x in (evaluated, *views.values()):
@@ -156,7 +163,7 @@ def test_a_sample_of_one_frame_stands_still(stream: Stream) -> None:
             assert (found == found[0]).all()
             expected = _slow_flatten(_slow_stream(_slow_augmented(raw.copy(), sample, name), stream))
             np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
-    x = evaluation_views(batch, crop="centre", stream=stream).views["x"]
+    x = _evaluated(batch, "centre", stream).views["x"]
     assert (x[0] == x[0, 0]).all()
 
 
@@ -198,17 +205,34 @@ def test_a_samples_own_views_are_bit_equal_in_any_company(
     assert torch.equal(alone.masks["clip"], together.masks["clip"][rows])
 
 
-@pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
-def test_views_are_bit_equal_however_many_samples_are_changed_at_a_time(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = _batch(list(range(30)))
-    at_once = _views(batch, stream)
-    for samples in (1, 7, 1000):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-        monkeypatch.setattr(views_module, "CACHED", samples)
-        for name, x in _views(batch, stream).views.items():
-            assert torch.equal(at_once.views[name], x), (samples, name)
+@settings(max_examples=40, deadline=None)
+@given(
+    total=st.integers(3, 24),
+    world=st.integers(1, 8),
+    step=st.integers(0, 50),
+    stream=st.sampled_from(["joint", "bone", "motion"]),
+)
+def test_the_ranks_together_see_the_views_of_the_whole_batch(total: int, world: int, step: int, stream: Stream) -> None:
+    spec = CONFIG.spec(stream)
+    ids = list(range(100, 100 + total))
+    whole = _views(_batch(ids), stream, step=step)
+    edges = [total * rank // world for rank in range(world + 1)]
+    for first, stop in itertools.pairwise(edges):
+        if first == stop:
+            continue
+        block = Block(first, stop, total)
+        rows = needed_rows(spec, block, seed=1, epoch=2, step=step)
+        assert rows[: len(block)] == list(range(first, stop))
+        assert len(rows) == len(set(rows)) <= min(total, 2 * len(block))
+        part = make_views(_batch([ids[row] for row in rows]), spec, seed=1, epoch=2, step=step, block=block)
+        assert part.sample_id.tolist() == ids[first:stop]
+        for name, x in whole.views.items():
+            torch.testing.assert_close(part.views[name], x[first:stop], rtol=0, atol=1e-6)
+        assert torch.equal(part.masks["masked"], whole.masks["masked"])
+        assert torch.equal(part.masks["clip"], whole.masks["clip"][first:stop])
+        assert part.mix_partner is not None
+        assert whole.mix_partner is not None
+        assert torch.equal(part.mix_partner, whole.mix_partner[first:stop])
 
 
 def test_views_do_not_depend_on_where_the_frames_lie() -> None:
@@ -268,26 +292,19 @@ def test_the_clip_keeps_a_run_of_the_key_view_and_nothing_else() -> None:
     assert torch.equal(views.views["clip"], views.views["key"].where(kept, torch.zeros(())))
 
 
-@pytest.mark.parametrize("mode", ["cut", "time", "mixup"])
-def test_the_mixed_view_takes_its_weight_from_its_partner(mode: str) -> None:
-    batch = _batch(list(range(20, 28)))
-    step = next(s for s in range(100) if draw_mix(8, seed=1, epoch=2, step=s).mode == mode)
-    mix = draw_mix(8, seed=1, epoch=2, step=step)
-    views = _views(batch, step=step)
+@pytest.mark.parametrize("step", range(8))
+def test_the_mixed_view_takes_its_weight_from_its_partner(step: int) -> None:
+    blend = draw_blend(CONFIG.spec("joint"), 8, seed=1, epoch=2, step=step)
+    assert blend is not None
+    views = _views(_batch(list(range(20, 28))), step=step)
     base, mixed = unflatten(views.views["base"]), unflatten(views.views["mix"])
     assert views.mix_partner is not None
     assert views.mix_weight is not None
-    assert views.mix_partner.tolist() == [(n + mix.shift) % 8 for n in range(8)]
-    assert views.mix_weight.tolist() == pytest.approx([weight(mix)] * 8, abs=1e-6)
-    partner = base[views.mix_partner]
-    if mode == "mixup":
-        torch.testing.assert_close(mixed, torch.lerp(base, partner, mix.blend), rtol=0, atol=1e-5)
-        return
-    pasted = mixed != base
-    share = pasted.any(dim=(0, 2, 4)).float().mean().item()
-    assert share == pytest.approx(weight(mix), abs=1e-6)
-    if mode == "cut":
-        assert torch.equal(mixed[pasted], partner[pasted])
+    assert views.mix_partner.tolist() == [(n + blend.shift) % 8 for n in range(8)]
+    assert views.mix_weight.tolist() == pytest.approx([blend.weight] * 8, abs=1e-6)
+    blended = torch.lerp(base, base[views.mix_partner], blend.weight)
+    pasted = (mixed != base).any(dim=(0, 2, 4)).float().mean().item()
+    assert torch.allclose(mixed, blended, atol=1e-5) or pasted == pytest.approx(blend.weight, abs=1e-6)
 
 
 @pytest.mark.parametrize(("frames", "segments", "clip"), [(16, 4, 4), (32, 8, 16), (48, 3, 48), (128, 8, 16)])
@@ -341,7 +358,7 @@ def test_the_evaluation_sees_the_resized_middle_or_all_of_a_sample(
 ) -> None:
     ids = [3, 8, 9]
     batch = _batch(ids)
-    views = evaluation_views(batch, crop=crop, stream="bone")
+    views = _evaluated(batch, crop, "bone")
     assert set(views.views) == {"x"}
     assert views.sample_id.tolist() == ids
     assert views.label.tolist() == [sample % 7 for sample in ids]
@@ -356,9 +373,9 @@ def test_the_evaluation_sees_the_resized_middle_or_all_of_a_sample(
 def test_random_evaluation_crops_change_with_the_epoch_only() -> None:
     ids = list(range(10, 20))  # some longer than the 64 frames that a crop keeps in any case
     batch, company = _batch(ids), _batch([7, *ids, 9])
-    first = evaluation_views(batch, crop="random", stream="joint", epoch=0).views["x"]
-    assert torch.equal(evaluation_views(company, crop="random", stream="joint", epoch=0).views["x"][1:-1], first)
-    assert not torch.equal(evaluation_views(batch, crop="random", stream="joint", epoch=1).views["x"], first)
+    first = _evaluated(batch, "random", "joint").views["x"]
+    assert torch.equal(_evaluated(company, "random", "joint").views["x"][1:-1], first)
+    assert not torch.equal(_evaluated(batch, "random", "joint", 1).views["x"], first)
 
 
 def test_flattening_has_an_inverse() -> None:

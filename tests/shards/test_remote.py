@@ -2,9 +2,12 @@
 
 import base64
 import hashlib
+import threading
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import numpy as np
 import pytest
@@ -12,15 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from pipelines.loaders.resident import ResidentLoader
-from pipelines.loaders.stream import StreamLoader
+from pipelines.loaders.resident import Resident
+from pipelines.loaders.split import open_split
+from pipelines.loaders.stream import Stream
 from shards import remote
 from shards.encoding import STORAGES, Storage
 from shards.errors import StoreError
 from shards.manifest import MANIFEST, file_entry, find_store, read_manifest, sha256_file, write_atomic
 from shards.places import place
 from shards.reader import read_index, read_samples, read_shard
-from shards.remote import MAX_GAP, MAX_REQUEST, failures, merge_ranges
+from shards.remote import ATTEMPTS, MAX_GAP, MAX_REQUEST, failures, fetch, merge_ranges
 from shards.store import open_store
 from shards.upload import Uploaded, _stated_md5, upload
 
@@ -139,16 +143,84 @@ def test_merged_ranges_cover_all_and_waste_little(ranges: list[tuple[int, int]])
     assert asked <= sum(stop - start for start, stop in ranges) + MAX_GAP * len(ranges)
 
 
-@pytest.mark.parametrize("kind", [ResidentLoader, StreamLoader])
+@pytest.mark.parametrize("kind", [Resident, Stream])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_both_loaders_read_a_remote_store(
+def test_both_engines_read_a_remote_store(
     store: Callable[..., Any], kind: Callable[..., Any], storage: Storage
 ) -> None:
-    batches = []
+    found = []
     for folder in store(dtype=storage):
-        loader = kind(folder, "ntu60", "xsub", "train", batch_size=2, seed=1)
-        batches.append([(b.sample_id.tolist(), b.frames.dtype, b.frames.sum().item()) for b in loader.epoch(0)])
-    assert batches[0] == batches[1] != []
+        split = open_split(folder, "ntu60", "xsub", "train")
+        places, engine = split.order(seed=1).epoch(0)[slice(None)], kind(split, "cpu")
+        engine.announce(places)
+        batches = [engine.batch(places[n : n + 2]) for n in range(0, len(places), 2)]
+        found.append([(b.sample_id.tolist(), b.frames.dtype, b.frames.sum().item()) for b in batches])
+        engine.close()
+    assert found[0] == found[1] != []
+
+
+def test_an_epoch_asks_for_each_shard_and_each_index_once(
+    store: Callable[..., Any], s3_server: Any, tmp_path: Path
+) -> None:
+    _, target = store()
+    split = open_split(target, "ntu60", "xsub", "train")
+    stream, before = Stream(split, "cpu", cache=tmp_path), len(s3_server.requests)
+    for epoch in (0, 1):
+        places = split.order(seed=1).epoch(epoch)[slice(None)]
+        stream.announce(places)
+        for n in range(0, len(places), 2):
+            stream.batch(places[n : n + 2])
+    stream.close()
+    asked = [(method, path.rsplit(".")[-1]) for method, path, _ in s3_server.requests[before:]]
+    assert sorted(asked) == sorted([("GET", "tar"), ("GET", "idx")] * len(split.shards))
+
+
+def test_a_remote_file_is_fetched_whole_in_parts(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PART", 1000)
+    data = np.random.default_rng(0).bytes(9_500)
+    url, into = remote_place(s3.upload(data, "a.tar")), BytesIO()
+    assert fetch(url, into, len(data)) == hashlib.sha256(data).hexdigest()
+    assert into.getvalue() == data
+    spans = [span for method, key, span in s3.requests() if (method, key) == ("GET", "a.tar")]
+    assert sorted(spans) == sorted(f"bytes={n}-{min(n + 1000, 9500) - 1}" for n in range(0, 9500, 1000))
+    assert fetch(url, BytesIO(), 0) == hashlib.sha256().hexdigest()
+
+
+def test_what_is_not_in_the_bucket_or_shorter_is_asked_for_once(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "BACKOFF", 0.001)
+    with pytest.raises(StoreError, match=rf"^{s3.url}/gone\.tar: found no way to read it \(.*\), expected 10 bytes$"):
+        fetch(remote_place(f"{s3.url}/gone.tar"), BytesIO(), 10)
+    short = remote_place(s3.upload(b"short", "short.tar"))
+    with pytest.raises(StoreError, match=rf"^{short}: .*at attempt 5 of 5 \(5 bytes from byte 0 on instead of 10\)"):
+        fetch(short, BytesIO(), 10)
+    assert [key for method, key, _ in s3.requests() if method == "GET" and key] == ["gone.tar"] + ["short.tar"] * 5
+
+
+def test_requests_to_s3_are_not_tried_again_by_each_layer(
+    s3_server: Any, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "BACKOFF", 0.001)
+    asked: list[str] = []
+
+    def busy(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        asked.append(environ["PATH_INFO"])
+        start_response("503 Slow Down", [("Content-Type", "text/plain")])
+        return [b"busy"]
+
+    with make_server("127.0.0.1", 0, busy, handler_class=QuietHandler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = UPath(f"{s3.url}/a.tar", endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(StoreError, match=r"a\.tar: found no way to read it at attempt 5 of 5 \(.*Service Unav"):
+            fetch(url, BytesIO(), 10)
+        server.shutdown()
+    assert len(asked) == ATTEMPTS
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Writes nothing to the terminal."""
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
 
 
 class Uploads:

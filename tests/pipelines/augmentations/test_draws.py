@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.augmentations.draws import choose, subset, uniform
+from pipelines.augmentations.draws import _key, _signed, _uniform_torch, choose, subset, uniform
 
 M64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -51,6 +51,9 @@ def test_draws_equal_plain_integer_arithmetic(seed: int, epoch: int, samples: li
     expected = [[_slow_uniform(seed, epoch, s, view, "crop", k) for k in range(count)] for s in samples]
     assert found.dtype == torch.float64
     assert found.tolist() == expected
+    # what other devices compute
+    key = _signed(_key(seed, epoch, view, "crop"))
+    assert torch.equal(_uniform_torch(torch.tensor(samples), key, count), found)
 
 
 def test_draws_stay_the_same_from_version_to_version() -> None:
@@ -91,6 +94,12 @@ def test_neighbouring_draws_are_independent(other: Tensor) -> None:
     assert not (draws == other).any()
 
 
+def test_ids_may_be_of_any_integer_type_and_any_strides() -> None:
+    ids = torch.arange(10, dtype=torch.int32)[::3]
+    assert torch.equal(uniform(0, 0, ids, "base", "crop", 3), uniform(0, 0, ids.long().contiguous(), "base", "crop", 3))
+    assert uniform(0, 0, ids[:0], "base", "crop", 3).shape == (0, 3)
+
+
 def test_words_of_a_key_do_not_run_into_each_other() -> None:
     ids = torch.arange(8)
     assert not torch.equal(uniform(1, 11, ids, "a", "b", 1), uniform(11, 1, ids, "a", "b", 1))
@@ -116,6 +125,19 @@ def test_choices_are_equally_likely() -> None:
     counts = torch.bincount(choose(draws, 0, 6), minlength=7)
     # 10,000 each are expected, standard deviation 93
     assert ((counts - 10_000).abs() < 450).all()
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75]), min_size=6, max_size=6), min_size=1, max_size=4),
+    size=st.integers(0, 6),
+)
+def test_a_subset_is_the_head_of_a_stable_order_also_of_equal_draws(rows: list[list[float]], size: int) -> None:
+    draws = torch.tensor(rows, dtype=torch.float64)
+    expected = [sorted(range(6), key=row.__getitem__)[:size] for row in rows]
+    assert subset(draws, size).tolist() == expected
+    assert torch.equal(subset(draws.float(), size), subset(draws, size))
+    assert torch.equal(subset(draws.T.contiguous().T, size), subset(draws, size))
 
 
 def test_a_subset_holds_each_element_once_and_equally_often() -> None:

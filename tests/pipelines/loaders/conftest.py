@@ -1,6 +1,6 @@
-"""A small finished folder with known samples, as the loaders see it: manifest and shards, without a store."""
+"""Small finished folders with known samples, as the loaders see them: manifest and shards, without a store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +8,11 @@ import numpy.typing as npt
 import pytest
 
 from shards.encoding import Storage, kept
-from shards.manifest import CellEntry, Manifest, ShardEntry, counts, write_manifest
+from shards.manifest import CellEntry, Manifest, ShardEntry, counts, file_entry, read_manifest, write_manifest
 from shards.schema import FORMAT_VERSION
 from shards.writer import write_shard
 
+FINGERPRINT = "0" * 12
 SIDES = {
     "ntu60-xsub-train_xview-train_xset-train": {"ntu60/xsub": "train", "ntu60/xview": "train", "ntu120/xset": "train"},
     "ntu60-xsub-train_xview-test_xset-train": {"ntu60/xsub": "train", "ntu60/xview": "test", "ntu120/xset": "train"},
@@ -22,12 +23,65 @@ SIZES = {
     "ntu60-xsub-train_xview-test_xset-train": (8, 8, 8, 1),
     "ntu60-xsub-test_xview-train_xset-train": (6,),
 }
+OTHER_SIDES = {"pkummd1-xsub-train": {"pkummd1/xsub": "train"}, "pkummd1-xsub-test": {"pkummd1/xsub": "test"}}
+OTHER_SIZES = {"pkummd1-xsub-train": (4, 7, 6), "pkummd1-xsub-test": (3,)}
 
 
 def sample_frames(index: int) -> npt.NDArray[np.float32]:
     """The frames of sample `index`, 1 to 90 of them."""
     rng = np.random.default_rng(index)
     return rng.normal(size=(int(rng.integers(1, 91)), 2, 25, 3)).astype(np.float32)
+
+
+def _write_shard(
+    folder: Path, cell: str, number: int, indexes: list[int], classes: int, dtype: Storage, fingerprint: str
+) -> ShardEntry:
+    stored = {i: kept(sample_frames(i), dtype, "") for i in indexes}
+    samples = [
+        (f"S{i:03d}", f, {"index": i, "label": i % classes, "frames": len(f), "fingerprint": fingerprint})
+        for i, f in stored.items()
+    ]
+    path = f"shards/{cell}/{number:06d}.tar"
+    write_shard(folder / path, samples, dtype)
+    frames = sum(len(frames) for frames in stored.values())
+    index = path.replace(".tar", ".idx")
+    return ShardEntry(cell=cell, path=path, index=index, samples=len(indexes), frames=frames)
+
+
+def _write(
+    folder: Path,
+    source: str,
+    sides: Mapping[str, dict[str, str]],
+    shards: list[ShardEntry],
+    dtype: Storage,
+    fingerprint: str,
+    recipe: str,
+) -> Path:
+    """The manifest of these shards."""
+    cells = {}
+    for cell, memberships in sides.items():
+        held = [shard for shard in shards if shard.cell == cell]
+        samples, frames = sum(shard.samples for shard in held), sum(shard.frames for shard in held)
+        cells[cell] = CellEntry(memberships=memberships, samples=samples, frames=frames)
+    total, frames = sum(s.samples for s in shards), sum(s.frames for s in shards)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        source=source,
+        recipe=recipe,
+        recipe_steps=[],
+        inventory="0" * 64,
+        fingerprint=fingerprint,
+        counts=counts(sequences=total, samples=total, frames=frames, dropped=0, repaired=0),
+        dtype=dtype,
+        max_error=0.0,
+        cells=cells,
+        shards=shards,
+        files=[file_entry(folder, path) for path in sorted((folder / "shards").rglob("*.*"))],
+        dropped=[],
+        repaired=[],
+    )
+    write_manifest(folder, manifest)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -38,50 +92,50 @@ def frames_of() -> Callable[[int], npt.NDArray[np.float32]]:
 
 @pytest.fixture(scope="session")
 def write_folder() -> Callable[..., Path]:
-    """write_folder(folder, dtype="float32"): 52 samples in three cells; label = index mod 60.
+    """write_folder(folder, dtype="float32", ...): 52 samples in three cells; label = index mod 60.
 
     On the side ntu60 xsub train: 46 samples in 7 shards, whose indexes alternate with those of the other cells.
     """
 
-    def write(folder: Path, dtype: Storage = "float32") -> Path:
-        cells, shards = {}, []
-        free = {cell: list(range(number, 300, 3)) for number, cell in enumerate(SIZES)}
-        for cell, sizes in SIZES.items():
-            for number, size in enumerate(sizes):
-                indexes = [free[cell].pop(0) for _ in range(size)]
-                stored = [(i, kept(sample_frames(i), dtype, "")) for i in indexes]
-                samples = [(f"S{i:03d}", f, {"index": i, "label": i % 60, "frames": len(f)}) for i, f in stored]
-                path = f"shards/{cell}/{number:06d}.tar"
-                write_shard(folder / path, samples, dtype)
-                total = sum(len(frames) for _, frames in stored)
-                shards.append(
-                    ShardEntry(cell=cell, path=path, index=path.replace(".tar", ".idx"), samples=size, frames=total)
-                )
-            held = [shard for shard in shards if shard.cell == cell]
-            cells[cell] = CellEntry(
-                memberships=SIDES[cell],
-                samples=sum(shard.samples for shard in held),
-                frames=sum(shard.frames for shard in held),
-            )
-        samples_, frames_ = sum(s.samples for s in shards), sum(s.frames for s in shards)
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            source="ntu",
-            recipe="raw",
-            recipe_steps=[],
-            inventory="0" * 64,
-            fingerprint="0" * 12,
-            counts=counts(sequences=samples_, samples=samples_, frames=frames_, dropped=0, repaired=0),
-            dtype=dtype,
-            max_error=0.0,
-            cells=cells,
-            shards=shards,
-            files=[],
-            dropped=[],
-            repaired=[],
-        )
-        write_manifest(folder, manifest)
-        return folder
+    def write(folder: Path, dtype: Storage = "float32", fingerprint: str = FINGERPRINT, recipe: str = "raw") -> Path:
+        free = {cell: iter(range(number, 300, 3)) for number, cell in enumerate(SIZES)}
+        shards = [
+            _write_shard(folder, cell, number, [next(free[cell]) for _ in range(size)], 60, dtype, fingerprint)
+            for cell, sizes in SIZES.items()
+            for number, size in enumerate(sizes)
+        ]
+        return _write(folder, "ntu", SIDES, shards, dtype, fingerprint, recipe)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_other() -> Callable[..., Path]:
+    """write_other(folder, dtype="float32", ...): 20 samples of pkummd1, 17 on the side xsub train in 3 shards.
+
+    Their indexes are 0 to 19 and label = index mod 51.
+    """
+
+    def write(folder: Path, dtype: Storage = "float32", fingerprint: str = "1" * 12, recipe: str = "raw") -> Path:
+        free = iter(range(20))
+        shards = [
+            _write_shard(folder, cell, number, [next(free) for _ in range(size)], 51, dtype, fingerprint)
+            for cell, sizes in OTHER_SIZES.items()
+            for number, size in enumerate(sizes)
+        ]
+        return _write(folder, "pkummd1", OTHER_SIDES, shards, dtype, fingerprint, recipe)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def vouch() -> Callable[[Path], None]:
+    """vouch(folder): let the manifest state size and hash of the shard files as they are now."""
+
+    def write(folder: Path) -> None:
+        manifest = read_manifest(folder)
+        files = [file_entry(folder, path) for path in sorted((folder / "shards").rglob("*.*"))]
+        write_manifest(folder, manifest.model_copy(update={"files": files}))
 
     return write
 
@@ -90,6 +144,12 @@ def write_folder() -> Callable[..., Path]:
 def folder(write_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in float32; do not damage it."""
     return write_folder(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def other(write_other: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of another data set in float32; do not damage it."""
+    return write_other(tmp_path_factory.mktemp("other"))
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,37 @@
-"""The order of an epoch: permutations, windows, steps."""
-
-import math
+"""The order of an epoch: permutations, windows, and what they are of (seed, epoch)."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.loaders.order import by_shard, permutation, steps, windowed
+from pipelines.loaders.order import Order, Places, by_shard, permutation, windowed
 from shards.errors import ConfigError
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 
+SEEDS = st.integers(0, 2**40)
+EPOCHS = st.integers(0, 1000)
+
+
+def _pairs(places: Places) -> list[tuple[int, int]]:
+    return list(zip(places.shard.tolist(), places.row.tolist(), strict=True))
+
+
+def _slow(sizes: list[int], window: int, seed: int, epoch: int) -> list[tuple[int, int]]:
+    """The definition: all rows in the order of permuted shards, then each window of shards permuted."""
+    shards = permutation(len(sizes), seed=seed, epoch=epoch, name="shards").tolist()
+    order: list[tuple[int, int]] = []
+    for number, at in enumerate(range(0, len(sizes), window)):
+        rows = [(shard, row) for shard in shards[at : at + window] for row in range(sizes[shard])]
+        chosen = permutation(len(rows), seed=seed, epoch=epoch, name=f"window {number}")
+        order += [rows[place] for place in chosen.tolist()]
+    return order
+
 
 @settings(deadline=None)
-@given(count=st.integers(0, 300), seed=st.integers(0, 2**40), epoch=st.integers(0, 1000))
+@given(count=st.integers(0, 300), seed=SEEDS, epoch=EPOCHS)
 def test_a_permutation_holds_every_number_once_and_is_reproduced_by_its_key(count: int, seed: int, epoch: int) -> None:
     order = permutation(count, seed=seed, epoch=epoch, name="samples")
     assert sorted(order.tolist()) == list(range(count))
@@ -43,18 +60,16 @@ def test_every_number_comes_to_every_place_equally_often() -> None:
 @given(sizes=SIZES, data=st.data())
 def test_shards_in_a_given_order_are_read_row_by_row(sizes: list[int], data: st.DataObject) -> None:
     shards = data.draw(st.permutations(range(len(sizes))))
-    places = by_shard(sizes, shards)
     expected = [(shard, row) for shard in shards for row in range(sizes[shard])]
-    assert list(zip(places.shard.tolist(), places.row.tolist(), strict=True)) == expected
+    assert _pairs(by_shard(sizes, shards)) == expected
 
 
 @settings(deadline=None)
-@given(sizes=SIZES, window=st.integers(1, 14), seed=st.integers(0, 1000), epoch=st.integers(0, 1000))
+@given(sizes=SIZES, window=st.integers(1, 14), seed=SEEDS, epoch=EPOCHS)
 def test_a_windowed_order_holds_every_row_once_and_mixes_only_the_shards_of_a_window(
     sizes: list[int], window: int, seed: int, epoch: int
 ) -> None:
-    places = windowed(sizes, window, seed=seed, epoch=epoch)
-    found = list(zip(places.shard.tolist(), places.row.tolist(), strict=True))
+    found = _pairs(windowed(sizes, window, seed=seed, epoch=epoch))
     assert sorted(found) == [(shard, row) for shard in range(len(sizes)) for row in range(sizes[shard])]
     shards = permutation(len(sizes), seed=seed, epoch=epoch, name="shards").tolist()
     end = 0
@@ -62,6 +77,17 @@ def test_a_windowed_order_holds_every_row_once_and_mixes_only_the_shards_of_a_wi
         inside = shards[first : first + window]
         begin, end = end, end + sum(sizes[shard] for shard in inside)
         assert {shard for shard, _ in found[begin:end]} == set(inside)
+
+
+@settings(deadline=None)
+@given(sizes=SIZES, window=st.integers(1, 14), seed=SEEDS, epoch=EPOCHS, data=st.data())
+def test_any_part_of_a_windowed_order_is_that_part_of_the_whole(
+    sizes: list[int], window: int, seed: int, epoch: int, data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, sum(sizes) - 1))
+    stop = data.draw(st.integers(first + 1, sum(sizes)))
+    whole = _slow(sizes, window, seed, epoch)
+    assert _pairs(windowed(sizes, window, seed=seed, epoch=epoch, first=first, stop=stop)) == whole[first:stop]
 
 
 def test_samples_of_a_window_are_shuffled_across_its_shards() -> None:
@@ -76,16 +102,45 @@ def test_windows_of_one_size_are_shuffled_differently() -> None:
     assert len({tuple(rows) for rows in places.row.reshape(4, 50).tolist()}) == 4
 
 
+def test_the_order_of_a_seed_and_an_epoch_never_changes() -> None:
+    # a run must go on, after years, in the order in which it began
+    expected = [(0, 1), (1, 3), (0, 2), (1, 0), (1, 2), (0, 0), (1, 1)]
+    assert _pairs(Order([[3, 4]], seed=7).epoch(2)) == expected
+
+
 @settings(deadline=None)
-@given(samples=st.integers(1, 500), batch_size=st.integers(1, 500))
-def test_steps_cover_the_samples(samples: int, batch_size: int) -> None:
-    assert steps(samples, batch_size, drop_last=False) == math.ceil(samples / batch_size)
-    if samples >= batch_size:
-        assert steps(samples, batch_size, drop_last=True) == samples // batch_size
+@given(sizes=SIZES, window=st.integers(0, 14), seed=SEEDS, epoch=EPOCHS)
+def test_the_order_of_one_source_is_the_windowed_one(sizes: list[int], window: int, seed: int, epoch: int) -> None:
+    order = Order([sizes], window=window, seed=seed)
+    assert order.samples == sum(sizes)
+    assert _pairs(order.epoch(epoch)) == _slow(sizes, window or len(sizes), seed, epoch)
 
 
-def test_an_epoch_without_a_batch_is_refused() -> None:
-    with pytest.raises(ConfigError, match="46 samples for batches of 47, expected at least one whole batch"):
-        steps(46, 47, drop_last=True)
-    with pytest.raises(ConfigError, match="batch size 0, expected at least 1"):
-        steps(46, 0, drop_last=False)
+def test_the_order_is_reproduced_by_seed_and_epoch_and_changes_with_either() -> None:
+    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
+        return _pairs(Order([[20, 30, 10]], seed=seed).epoch(epoch))
+
+    assert order(3, 5) == order(3, 5)
+    assert len({tuple(order(seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
+
+
+def test_without_shuffling_every_epoch_goes_shard_by_shard() -> None:
+    order = Order([[2, 3]], seed=0, shuffle=False)
+    assert _pairs(order.epoch(0)) == _pairs(order.epoch(9)) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+
+
+def test_places_have_a_length_and_are_taken_by_slices_and_by_numbers() -> None:
+    places = by_shard([2, 3], [1, 0])
+    numbers: npt.NDArray[np.int64] = np.array([4, 0])
+    assert len(places) == 5
+    assert _pairs(places[1:3]) == [(1, 1), (1, 2)]
+    assert _pairs(places[numbers]) == [(0, 1), (1, 0)]
+
+
+def test_an_order_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="found a window of -1 shards, expected 1 or more, or 0 for all"):
+        Order([[3]], window=-1, seed=0)
+    empty: list[list[list[int]]] = [[], [[]], [[3], []], [[0]]]
+    for sizes in empty:
+        with pytest.raises(ConfigError, match="found an empty split, expected at least one sample of each source"):
+            Order(sizes, seed=0)
