@@ -31,10 +31,17 @@ def uniform(seed: int, epoch: int, sample_id: Tensor, view: str, operation: str,
     Returns:
         (N, count) float64 on the device of `sample_id`, multiples of 2^-53.
     """
-    key = _signed(_key(seed, epoch, view, operation))
+    key = word(seed, epoch, view, operation)
     if sample_id.device.type == "cpu":
         return _uniform_compiled(sample_id, key, count)
     return _uniform_torch(sample_id, key, count)
+
+
+@lru_cache(maxsize=1024)
+def word(seed: int, epoch: int, view: str, operation: str) -> int:
+    """What keys the draws of an operation, as a signed 64-bit number."""
+    words = f"{seed}/{epoch}/{view}/{operation}".encode()
+    return _signed(int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little"))
 
 
 def _uniform_compiled(sample_id: Tensor, key: int, count: int) -> Tensor:
@@ -74,12 +81,6 @@ def subset(draws: Tensor, size: int) -> Tensor:
         subset_rows(draws.contiguous().numpy(), out.numpy())
         return out
     return torch.argsort(draws, dim=1, stable=True)[:, :size]
-
-
-@lru_cache(maxsize=1024)
-def _key(seed: int, epoch: int, view: str, operation: str) -> int:
-    words = f"{seed}/{epoch}/{view}/{operation}".encode()
-    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
 
 
 def _mix(state: Tensor) -> Tensor:

@@ -39,6 +39,19 @@ class JointCorruption(Linear):
     source: ClassVar[str] = "JHang2020/PCM3"
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Corruption:
+        return self._draw_compiled(samples, key) if samples.is_on_cpu else self._draw_torch(samples, key)
+
+    def _draw_compiled(self, samples: Samples, key: Key) -> Corruption:
+        from pipelines.augmentations.draw_kernels import corruption_rows
+
+        joints = torch.empty(len(samples), self.joints, dtype=torch.int64)
+        linear, matrix = torch.empty(len(samples), dtype=torch.bool), torch.empty(len(samples), 9)
+        words = key.word("corrupt-joints"), key.word("corrupt-how")
+        ids = samples.sample_id.contiguous().numpy()
+        corruption_rows(ids, *words, joints.numpy(), linear.numpy(), matrix.numpy())
+        return Corruption(joints, linear, matrix.view(-1, 3, 3))
+
+    def _draw_torch(self, samples: Samples, key: Key) -> Corruption:
         chosen = subset(key.sample(samples.sample_id, "corrupt-joints", NUM_JOINTS), self.joints)
         draws = key.sample(samples.sample_id, "corrupt-how", 10)
         return Corruption(chosen, draws[:, 0] >= 0.5, (draws[:, 1:] * 2 - 1).to(torch.float32).view(-1, 3, 3))
@@ -49,6 +62,21 @@ class JointCorruption(Linear):
 
 def corruption_matrices(params: Corruption) -> Tensor:
     """The corruption as a matrix for each sample and joint, (N, V, 3, 3), for `spatial.apply_matrices`."""
+    if params.joints.device.type == "cpu":
+        return _maps_compiled(params)
+    return _maps_torch(params)
+
+
+def _maps_compiled(params: Corruption) -> Tensor:
+    from pipelines.augmentations.draw_kernels import corruption_maps
+
+    out = torch.empty(len(params.joints), NUM_JOINTS, 9)
+    matrix = params.matrix.flatten(1).contiguous().numpy()
+    corruption_maps(params.joints.contiguous().numpy(), params.linear.contiguous().numpy(), matrix, out.numpy())
+    return out.view(-1, NUM_JOINTS, 3, 3)
+
+
+def _maps_torch(params: Corruption) -> Tensor:
     samples, device = len(params.joints), params.joints.device
     lost = params.matrix.transpose(1, 2) * params.linear[:, None, None]
     both = torch.stack((torch.eye(3, device=device).expand(samples, -1, -1), lost), dim=1)

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pipelines.augmentations.draws import uniform
+from pipelines.augmentations.draws import uniform, word
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Key:
         """(N, count) float64 in [0, 1) on the device of `sample_id`, of each sample its own."""
         return uniform(self.seed, self.epoch, sample_id, self.view, self.slot + operation, count)
 
+    def word(self, operation: str) -> int:
+        """By which compiled code draws the numbers of `sample`."""
+        return word(self.seed, self.epoch, self.view, self.slot + operation)
+
     def batch(self, operation: str, count: int) -> Tensor:
         """(count,) float64 in [0, 1) on the host, one draw for the whole global batch."""
         return uniform(self.seed, self.epoch, torch.tensor([self.step]), self.view, self.slot + operation, count)[0]
@@ -48,6 +52,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.sample_id)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether compiled code can draw for them (`draw_kernels`): a few microseconds instead of some torch calls."""
+        return self.sample_id.device.type == "cpu"
 
 
 @dataclass(frozen=True)

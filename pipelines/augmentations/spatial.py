@@ -30,6 +30,16 @@ class Shear(Linear):
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Tensor:
         """(N, 3, 3) float32."""
+        return self._draw_compiled(samples, key) if samples.is_on_cpu else self._draw_torch(samples, key)
+
+    def _draw_compiled(self, samples: Samples, key: Key) -> Tensor:
+        from pipelines.augmentations.draw_kernels import shear_rows
+
+        out = torch.empty(len(samples), 9)
+        shear_rows(samples.sample_id.contiguous().numpy(), key.word("shear"), self.amplitude, out.numpy())
+        return out.view(-1, 3, 3)
+
+    def _draw_torch(self, samples: Samples, key: Key) -> Tensor:
         return shear_matrix((key.sample(samples.sample_id, "shear", 6) * 2 - 1) * self.amplitude)
 
     def joint_map(self, params: Tensor) -> JointMatrices:

@@ -39,6 +39,18 @@ class RandomCrop(Crop):
         return self
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Window:
+        return self._draw_compiled(samples, key) if samples.is_on_cpu else self._draw_torch(samples, key)
+
+    def _draw_compiled(self, samples: Samples, key: Key) -> Window:
+        from pipelines.augmentations.draw_kernels import crop_rows
+
+        first, kept = torch.empty(2, len(samples), dtype=torch.int64).unbind()
+        ids, length = samples.sample_id.contiguous().numpy(), samples.length.contiguous().numpy()
+        span = self.max_ratio - self.min_ratio
+        crop_rows(ids, length, key.word("crop"), self.min_ratio, span, self.min_frames, first.numpy(), kept.numpy())
+        return Window(first, kept)
+
+    def _draw_torch(self, samples: Samples, key: Key) -> Window:
         draws = key.sample(samples.sample_id, "crop", 2)
         share = draws[:, 0] * (self.max_ratio - self.min_ratio) + self.min_ratio
         length = samples.length

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.augmentations.draws import _key, _signed, _uniform_torch, choose, subset, uniform
+from pipelines.augmentations.draws import _uniform_torch, choose, subset, uniform, word
 
 M64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -52,7 +52,7 @@ def test_draws_equal_plain_integer_arithmetic(seed: int, epoch: int, samples: li
     assert found.dtype == torch.float64
     assert found.tolist() == expected
     # what other devices compute
-    key = _signed(_key(seed, epoch, view, "crop"))
+    key = word(seed, epoch, view, "crop")
     assert torch.equal(_uniform_torch(torch.tensor(samples), key, count), found)
 
 
