@@ -18,8 +18,8 @@ $(SETUP): pyproject.toml constraints.txt
 	@# -qq leaves errors, and drops pip's remarks about the registries it looked at.
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
 	@# Compiled once a machine; without this the first conversion would wait for it.
-	@echo "skelstream: compiling parsers and views for this machine (20 seconds)"
-	@$(BIN)/python -c "import pipelines.parsers.scan, pipelines.preprocessing.kernels, pipelines.preprocessing.survey, pipelines.views.kernels, pipelines.augmentations.draw_kernels"
+	@echo "skelstream: compiling parsers and views for this machine (30 seconds)"
+	@$(BIN)/python -c "import pipelines.parsers.scan, pipelines.preprocessing.kernels, pipelines.preprocessing.survey, pipelines.views.kernels, pipelines.views.passes, pipelines.augmentations.draw_kernels"
 	@touch $@
 
 setup: $(SETUP)

@@ -90,7 +90,12 @@ def _add_loader(sub: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto holds the split on the device if it fits, else streams the shards; it says which and why",
     )
-    sub.add_argument("--workers", type=int, metavar="N", help="threads that make batches ahead")
+    sub.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that make batches ahead; without it none on the CPU, one for a GPU",
+    )
     sub.add_argument("--cache", type=Path, metavar="DIR", help="folder that keeps remote shards for later runs")
     sub.add_argument("--cache-gb", type=float, metavar="GB", help="that the cache takes at most")
 

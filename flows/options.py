@@ -18,7 +18,7 @@ class LoaderOptions(BaseModel):
         loader: "resident" holds the split on the device, "stream" reads tar shards as it goes, "dali" has NVIDIA DALI
             make what it can of the views; "auto" takes resident when the split's frames fit in a quarter of the
             device's memory, else stream.
-        workers: threads that make batches ahead; None chooses.
+        workers: threads that make batches ahead; None for none on the CPU, whose cores the trainer needs, and one else.
         cache: folder where remote shards stay for the next epoch and run; without it they pass through a temporary one.
         cache_gb: that the cache takes at most, in 10^9 bytes; None for as much as the disk has.
     """

@@ -12,7 +12,8 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 _njit: Any = numba.njit  # its stubs know neither lists of signatures nor options as a dictionary
 
-# No fast-math anywhere: every value must have the bits that plain IEEE arithmetic gives on any machine.
+# No fast-math anywhere: every value has the bits that plain IEEE arithmetic gives on any machine; but views, whose
+# kernels ask for multiply-adds by name (views/lanes.py).
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 

@@ -190,16 +190,35 @@ def apply_mix(x: Tensor, partner: Tensor, mixing: Mixing) -> Tensor:
     """
     if mixing.mode == "mixup":
         return torch.lerp(x, partner, mixing.blend)
-    if x.shape[1] % mixing.units:
-        raise ConfigError(f"found a view of {x.shape[1]} frames, expected a multiple of {mixing.units}")
-    unit = x.shape[1] // mixing.units
-    first, length = mixing.first * unit, mixing.length * unit
+    first, length = _stretch(mixing, x.shape[1])
     piece = _shortened(partner, length) if mixing.mode == "time" else partner[:, first : first + length]
     mixed = x.clone()
     for start, stop in _runs(mixing.joints):
         # slices, not indices: a list of joints would be copied to the device, and all joints of the piece with it
         mixed[:, first : first + length, :, start:stop] = piece[:, :, :, start:stop]
     return mixed
+
+
+def pasted_frames(mixing: Mixing, frames: int) -> list[int]:
+    """Of which frame of the partner each frame of a view gets its pasted joints; -1 for none.
+
+    Raises:
+        ConfigError: the view is no multiple of the units of time.
+    """
+    first, length = _stretch(mixing, frames)
+    if mixing.mode == "cut":
+        pasted = list(range(first, first + length))
+    else:
+        pasted = [number * min(2 * length, frames) // length for number in range(length)]
+    return [-1] * first + pasted + [-1] * (frames - first - length)
+
+
+def _stretch(mixing: Mixing, frames: int) -> tuple[int, int]:
+    """First and number of the frames that something is pasted into."""
+    if frames % mixing.units:
+        raise ConfigError(f"found a view of {frames} frames, expected a multiple of {mixing.units}")
+    unit = frames // mixing.units
+    return mixing.first * unit, mixing.length * unit
 
 
 def _shortened(partner: Tensor, length: int) -> Tensor:

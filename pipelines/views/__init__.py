@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipelines.augmentations.mixing import PartnerMix
 from pipelines.augmentations.operation import Blend, Key, Samples
+from pipelines.views import processor
 from pipelines.views.draw import Drawn, Step, draw_view
 from pipelines.views.layout import flatten, unflatten
-from pipelines.views.recycling import empty
 from pipelines.views.render import apply_steps, render
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch, Views
@@ -145,9 +146,9 @@ def _of(view: View, made: Mapping[str, Tensor], block: Block, blend: Blend | Non
     if view.mix is None or blend is None:
         return x[: len(block)]
     positions = _partner_positions(block, blend, x.device)
-    out = empty(len(positions), *x.shape[1:]) if x.device.type == "cpu" else None
-    partner = torch.index_select(x, 0, positions, out=out)
-    mixed = view.mix.apply_mix(unflatten(x[: len(block)]), unflatten(partner), blend)
+    if processor.passes_over(x) and isinstance(view.mix, PartnerMix):
+        return processor.mix(x, positions, blend.params)
+    mixed = view.mix.apply_mix(unflatten(x[: len(block)]), unflatten(x[positions]), blend)
     return flatten(mixed).contiguous()
 
 

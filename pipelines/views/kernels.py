@@ -1,7 +1,9 @@
 """The folded part of a view on the CPU, one sample after the other: resampling, a map of each joint, the stream.
 
-A few frames at a time go through the steps in a buffer that stays in the first-level cache, each person by itself with
-its 75 values side by side; the last step writes both persons into the view in the order of the encoders.
+A few frames at a time go through the steps in a buffer that stays in the first-level cache, each person by itself: five
+blocks of five joints, 15 of 16 lanes. So a map of the joints needs no value of another block: the first column of each
+joint's matrix times its x, in all three lanes, plus the second times y, plus the third times z. The last step writes
+both persons into the view in the order of the encoders.
 """
 
 from typing import Any
@@ -11,19 +13,30 @@ import numpy.typing as npt
 
 from pipelines.compiled import inlined, kernel
 from pipelines.views.lanes import (
-    add,
     any_bit,
     load,
+    load_firsts,
+    load_pairs,
+    load_seconds,
+    load_spaced,
+    load_thirds,
     multiply,
+    multiply_add,
     pointer,
     settle,
+    shifted,
     spread,
+    spread_x,
+    spread_y,
+    spread_z,
     store,
-    store_pairs,
     store_past,
     subtract,
 )
 from shards.skeleton import PARENTS
+
+LANES_SHA256 = "99dab6ebd668"
+"""Of `lanes.py`: Numba keeps compiled code until this very file changes, so a change there has to change it too."""
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -33,26 +46,21 @@ JOINT, BONE, MOTION = 0, 1, 2
 _JOINTS = 25
 _VALUES = 75  # of one person: 25 joints x 3
 _FRAME = 150
-_LAST = 59  # five blocks of 16 lanes cover 75 values; the last one overlaps the fourth
-_BEFORE = 16  # before a person in a buffer, of which a map reads the last two and multiplies them by zero
-_PERSON = 112  # room of a person: 16, the 75 values, and some behind; whole cache lines
+_BLOCKS = 5  # of a person
+_WIDTH = 15  # values of a block
+_LAST = 59  # where sixteen lanes end with a person's last value: its last block, one lane further on
+_PERSON = 16 * _BLOCKS  # room of a person in a buffer
 _ROW = 2 * _PERSON
-_CHUNK = 8  # frames in a buffer: 7 kB; so many frames of a view are whole cache lines
-# The room: two buffers, x and y, of which x has a frame more than a chunk for motion; frames of the view, and the bands
-# of a map.
+_CHUNK = 8  # frames in a buffer: 5 kB; so many frames of a view are whole cache lines
+# The room: two buffers, x and y, of a frame more than a chunk for motion; frames of the view, the persons apart, each
+# without gaps but for a lane behind; the columns of the maps.
 _X, _Y = 0, (_CHUNK + 1) * _ROW
-_OUT = 2 * _Y
-_BANDS = _OUT + _CHUNK * _FRAME
-ROOM = _BANDS + 5 * _VALUES
+_OUT, _APART = 2 * _Y, _CHUNK * _VALUES + 8
+_COLUMNS = _OUT + 2 * _APART
+ROOM = _COLUMNS + 3 * _PERSON
 """Floats that a thread needs beside the views, from a multiple of 64 bytes on."""
 
 _PARENTS = np.array(PARENTS)
-
-
-@inlined
-def _block(number: int) -> int:
-    """First value of a block of lanes."""
-    return min(16 * number, _LAST)
 
 
 @inlined
@@ -60,119 +68,102 @@ def _has_second(frames: Any, start: int, stop: int) -> bool:
     """Whether the second person is anything but zeros."""
     for frame in range(start, stop):
         at = frame * _FRAME + _VALUES
-        for number in range(5):
-            if any_bit(frames, at + _block(number)):
-                return True
+        if any_bit(frames, at, at + _LAST):
+            return True
     return False
 
 
 @inlined
+def _columns(matrices: Any, n: int, count: int, room: Any) -> None:
+    """The columns of the maps, in the lanes of the joints' values."""
+    first = 9 * n * count
+    for number in range(_BLOCKS):
+        own = _COLUMNS + 16 * number
+        if count == 1:
+            for i in range(_WIDTH):
+                for column in range(3):
+                    room[own + column * _PERSON + i] = matrices[first + i % 3 * 3 + column]
+        elif number < _BLOCKS - 1:
+            at = first + 3 * _WIDTH * number
+            store(room, own, load_firsts(matrices, at))
+            store(room, own + _PERSON, load_seconds(matrices, at))
+            store(room, own + 2 * _PERSON, load_thirds(matrices, at))
+        else:
+            at = first + 3 * _LAST
+            store(room, own, shifted(load_firsts(matrices, at)))
+            store(room, own + _PERSON, shifted(load_seconds(matrices, at)))
+            store(room, own + 2 * _PERSON, shifted(load_thirds(matrices, at)))
+
+
+@inlined
+def _mapped(room: Any, number: int, x: Any) -> Any:
+    at = _COLUMNS + 16 * number
+    y = multiply_add(load(room, at + _PERSON), spread_y(x), multiply(load(room, at), spread_x(x)))
+    return multiply_add(load(room, at + 2 * _PERSON), spread_z(x), y)
+
+
+@inlined
+def _sampled(frames: Any, person: int, number: int, between: bool, weight: Any) -> Any:
+    """A block of the person that begins there, or of what lies between this frame and the next."""
+    at = person + min(_WIDTH * number, _LAST)
+    x = load(frames, at)
+    if between:
+        x = multiply_add(weight, subtract(load(frames, at + _FRAME), x), x)
+    return shifted(x) if number == _BLOCKS - 1 else x
+
+
+@inlined
 def _resample(
-    frames: Any, start: int, length: int, place: float, T: int, persons: int, room: Any, to: int
+    frames: Any, start: int, length: int, place: float, T: int, persons: int, mapped: bool, room: Any, to: int,
+    person_on: int, block_on: int,
 ) -> None:  # fmt: skip
-    """The frame at `place` of the view, which `temporal.sampling` locates in the sample, into a row of a buffer."""
+    """The frame at `place` of the view, which `temporal.sampling` locates in the sample, as a row of the room."""
     position = (place + 0.5) * (length / T) - 0.5
     last = length - 1
     if not position > 0:
         position = 0.0
     lower = last if position >= last else int(position)
     share = np.float32(position - lower)
-    to += _BEFORE
+    weight = spread(share)
     for person in range(persons):
-        before, own = (start + lower) * _FRAME + person * _VALUES, to + person * _PERSON
+        before, own = (start + lower) * _FRAME + person * _VALUES, to + person * person_on
         if share == 0 or lower == last:  # most crops of PCM3++ keep as many frames as a view has
-            for number in range(5):
-                store(room, own + _block(number), load(frames, before + _block(number)))
+            for number in range(_BLOCKS):
+                x = _sampled(frames, before, number, False, weight)
+                store(room, own + block_on * number, _mapped(room, number, x) if mapped else x)
         else:
-            weight = spread(share)
-            for number in range(5):
-                a = load(frames, before + _block(number))
-                b = load(frames, before + _FRAME + _block(number))
-                store(room, own + _block(number), add(a, multiply(weight, subtract(b, a))))
+            for number in range(_BLOCKS):
+                x = _sampled(frames, before, number, True, weight)
+                store(room, own + block_on * number, _mapped(room, number, x) if mapped else x)
 
 
 @inlined
-def _bands(matrices: Any, n: int, count: int, room: Any) -> None:
-    """The maps as five bands: y[i] = sum over s of bands[s, i] * x[i + s - 2], for the 75 values of a person."""
-    for i in range(5 * _VALUES):
-        room[_BANDS + i] = 0
-    for joint in range(_JOINTS):
-        matrix = (n * count + min(joint, count - 1)) * 9
-        for row in range(3):
-            for column in range(3):
-                room[_BANDS + (column - row + 2) * _VALUES + 3 * joint + row] = matrices[matrix + 3 * row + column]
-
-
-@inlined
-def _band(room: Any, number: int, at: int) -> Any:
-    return load(room, _BANDS + number * _VALUES + at)
-
-
-@inlined
-def _mapped(room: Any, at: int, b0: Any, b1: Any, b2: Any, b3: Any, b4: Any) -> Any:
-    outer = add(multiply(b0, load(room, at - 2)), multiply(b4, load(room, at + 2)))
-    inner = add(multiply(b1, load(room, at - 1)), multiply(b3, load(room, at + 1)))
-    return add(multiply(b2, load(room, at)), add(inner, outer))
-
-
-@inlined
-def _map(room: Any, rows: int, persons: int) -> None:
-    """y = map of x."""
-    for number in range(5):
-        at = _block(number)
-        b0, b1, b2 = _band(room, 0, at), _band(room, 1, at), _band(room, 2, at)
-        b3, b4 = _band(room, 3, at), _band(room, 4, at)
-        for row in range(rows):
-            for person in range(persons):
-                place = row * _ROW + person * _PERSON + _BEFORE + at
-                store(room, _Y + place, _mapped(room, _X + place, b0, b1, b2, b3, b4))
-
-
-@inlined
-def _map_out(room: Any, rows: int, persons: int) -> None:
-    """The map of x as frames of the view."""
-    zero = spread(np.float32(0))
-    for number in range(5):
-        at = _block(number)
-        b0, b1, b2 = _band(room, 0, at), _band(room, 1, at), _band(room, 2, at)
-        b3, b4 = _band(room, 3, at), _band(room, 4, at)
-        if persons == 1:
-            for row in range(rows):
-                first = _mapped(room, _X + row * _ROW + _BEFORE + at, b0, b1, b2, b3, b4)
-                store_pairs(room, _OUT + row * _FRAME + 2 * at, first, zero)
-        else:
-            for row in range(rows):
-                place = _X + row * _ROW + _BEFORE + at
-                first = _mapped(room, place, b0, b1, b2, b3, b4)
-                second = _mapped(room, place + _PERSON, b0, b1, b2, b3, b4)
-                store_pairs(room, _OUT + row * _FRAME + 2 * at, first, second)
-
-
-@inlined
-def _put_out(room: Any, rows: int, persons: int) -> None:
-    """x as frames of the view."""
-    zero = spread(np.float32(0))
+def _put(room: Any, rows: int, persons: int, mapped: bool, to: int, row_on: int, person_on: int, block_on: int) -> None:
+    """x or its map, elsewhere in the room."""
     for row in range(rows):
-        for number in range(5):
-            at = _block(number)
-            place = _X + row * _ROW + _BEFORE + at
-            second = load(room, place + _PERSON) if persons == 2 else zero
-            store_pairs(room, _OUT + row * _FRAME + 2 * at, load(room, place), second)
+        for person in range(persons):
+            place, own = _X + row * _ROW + person * _PERSON, to + row * row_on + person * person_on
+            for number in range(_BLOCKS):
+                x = load(room, place + 16 * number)
+                store(room, own + block_on * number, _mapped(room, number, x) if mapped else x)
 
 
 @inlined
-def _flush(room: Any, rows: int, out: Any, to: int, past: bool) -> None:
+def _flush(room: Any, rows: int, persons: int, out: Any, to: int, past: bool) -> None:
     """The frames into the view; past the caches, which would first read from memory what is overwritten."""
-    count = rows * _FRAME
-    whole = count // 16 * 16
-    if past:
-        for at in range(0, whole, 16):
-            store_past(out, to + at, load(room, _OUT + at))
-    else:
-        for at in range(0, whole, 16):
-            store(out, to + at, load(room, _OUT + at))
-    for at in range(whole, count):
-        out[to + at] = room[_OUT + at]
+    count = rows * _VALUES
+    whole = count // 8 * 8
+    for at in range(_OUT, _OUT + whole, 8):
+        pairs = load_spaced(room, at) if persons == 1 else load_pairs(room, at, at + _APART)
+        if past:
+            store_past(out, to, pairs)
+        else:
+            store(out, to, pairs)
+        to += 16
+    for at in range(_OUT + whole, _OUT + count):
+        out[to] = room[at]
+        out[to + 1] = room[at + _APART] if persons == 2 else np.float32(0)
+        to += 2
 
 
 @inlined
@@ -180,11 +171,12 @@ def _take_joints(room: Any, rows: int, persons: int, joints: Any, first: int) ->
     """x[v] = y[joints[first + v]]."""
     for row in range(rows):
         for person in range(persons):
-            place = row * _ROW + person * _PERSON + _BEFORE
+            place = row * _ROW + person * _PERSON
             for joint in range(_JOINTS):
-                own, other = place + 3 * joint, place + 3 * joints[first + joint]
+                other = joints[first + joint]
+                own, taken = place + 3 * joint + joint // 5, place + 3 * other + other // 5
                 for c in range(3):
-                    room[_X + own + c] = room[_Y + other + c]
+                    room[_X + own + c] = room[_Y + taken + c]
 
 
 @inlined
@@ -192,20 +184,16 @@ def _to_bones(room: Any, rows: int, persons: int) -> None:
     """x[v] = y[v] - y[parent of v]."""
     _take_joints(room, rows, persons, pointer(_PARENTS), 0)
     for row in range(rows):
-        for person in range(persons):
-            for number in range(5):  # not by `_block`: no value may be taken twice
-                at = row * _ROW + person * _PERSON + _BEFORE + 16 * number
-                store(room, _X + at, subtract(load(room, _Y + at), load(room, _X + at)))
+        for at in range(row * _ROW, row * _ROW + persons * _PERSON, 16):
+            store(room, _X + at, subtract(load(room, _Y + at), load(room, _X + at)))
 
 
 @inlined
 def _to_motion(room: Any, rows: int, persons: int) -> None:
     """x[t] = x[t+1] - x[t]."""
     for row in range(rows):
-        for person in range(persons):
-            for number in range(5):
-                at = _X + row * _ROW + person * _PERSON + _BEFORE + 16 * number
-                store(room, at, subtract(load(room, at + _ROW), load(room, at)))
+        for at in range(_X + row * _ROW, _X + row * _ROW + persons * _PERSON, 16):
+            store(room, at, subtract(load(room, at + _ROW), load(room, at)))
 
 
 @inlined
@@ -259,6 +247,7 @@ def render_rows(
     maps, taken = matrices.shape[1], source.shape[1] > 0
     ahead = 1 if stream == MOTION else 0
     past = aligned and T % _CHUNK == 0
+    direct = not taken and stream == JOINT
     sampled = _Y if taken or (stream == BONE and not maps) else _X
     for n in range(first, stop):
         begin, count = start[n], length[n]
@@ -266,25 +255,28 @@ def render_rows(
             return n
         persons = 2 if _has_second(stored, begin, begin + count) else 1
         if maps:
-            _bands(pointer(matrices), n, maps, x)
+            _columns(pointer(matrices), n, maps, x)
         for t in range(0, T, _CHUNK):
             rows, to = min(_CHUNK, T - t), (n * T + t) * _FRAME
             for row in range(rows + ahead):
                 frame = min(t + row, T - 1)
                 place = index[n, frame] if len(index) else float(frame)
-                _resample(stored, begin, count, place, T, persons, x, sampled + row * _ROW)
+                if direct:
+                    own = _OUT + row * _VALUES
+                    _resample(stored, begin, count, place, T, persons, maps > 0, x, own, _APART, _WIDTH)
+                else:
+                    own = sampled + row * _ROW
+                    _resample(stored, begin, count, place, T, persons, False, x, own, _PERSON, 16)
             if taken:
                 _take_joints(x, rows + ahead, persons, pointer(source), _JOINTS * n)
             if stream == MOTION:
                 _to_motion(x, rows, persons)
             elif stream == BONE:
                 if maps:
-                    _map(x, rows, persons)
+                    _put(x, rows, persons, True, _Y, _ROW, _PERSON, 16)
                 _to_bones(x, rows, persons)
-            if maps and stream != BONE:
-                _map_out(x, rows, persons)
-            else:
-                _put_out(x, rows, persons)
-            _flush(x, rows, views, to, past)
+            if not direct:
+                _put(x, rows, persons, maps > 0 and stream != BONE, _OUT, _VALUES, _APART, _WIDTH)
+            _flush(x, rows, persons, views, to, past)
     settle()
     return -1

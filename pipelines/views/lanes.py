@@ -19,6 +19,9 @@ LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 _HALVES = ir.VectorType(ir.IntType(16), LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
+_EIGHT = ir.VectorType(ir.FloatType(), LANES // 2)
+_TRIPLE = ir.VectorType(ir.FloatType(), 3 * LANES)
 
 
 class _Lanes(types.Type):
@@ -94,19 +97,85 @@ def load(_: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def any_bit(_: Any, array: Any, index: Any) -> Any:
-    """Whether any of the lanes has a bit set: False for zeros only."""
+def any_bit(_: Any, array: Any, index: Any, last: Any) -> Any:
+    """Whether any bit is set in 4 x 16 entries from `index` on, or in 16 from `last` on: False for zeros only."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = _HALVES if array.dtype == types.uint16 else _INTEGERS
-        found = _loaded(context, builder, arguments[0], arguments[1], vector)
-        return builder.icmp_unsigned(
-            "!=",
-            builder.bitcast(found, ir.IntType(vector.element.width * LANES)),
-            ir.Constant(ir.IntType(vector.element.width * LANES), 0),
-        )
+        memory, first, last_ = arguments
+        found = _loaded(context, builder, memory, last_, vector)
+        for number in range(4):
+            place = builder.add(first, ir.Constant(first.type, LANES * number))
+            found = builder.or_(found, _loaded(context, builder, memory, place, vector))
+        whole = ir.IntType(vector.element.width * LANES)
+        return builder.icmp_unsigned("!=", builder.bitcast(found, whole), ir.Constant(whole, 0))
 
-    return types.boolean(array, types.intp), code
+    return types.boolean(array, types.intp, types.intp), code
+
+
+def _picked(builder: Any, first: Any, second: Any, order: list[int]) -> Any:
+    return builder.shuffle_vector(first, second, ir.Constant(_INTEGERS, order))
+
+
+_PAIRS = [lane // 2 + lane % 2 * (LANES // 2) for lane in range(LANES)]
+
+
+@intrinsic
+def load_pairs(_: Any, array: Any, first: Any, second: Any) -> Any:
+    """array[first], array[second], array[first + 1], array[second + 1], ... of float32."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        memory, one, other = arguments
+        halves = _loaded(context, builder, memory, one, _EIGHT), _loaded(context, builder, memory, other, _EIGHT)
+        return _picked(builder, *halves, _PAIRS)
+
+    return _lanes(array, types.intp, types.intp), code
+
+
+@intrinsic
+def load_spaced(_: Any, array: Any, index: Any) -> Any:
+    """array[index], 0, array[index + 1], 0, ... of float32."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = _loaded(context, builder, arguments[0], arguments[1], _EIGHT)
+        return _picked(builder, found, ir.Constant(_EIGHT, [0.0] * (LANES // 2)), _PAIRS)
+
+    return _lanes(array, types.intp), code
+
+
+def _every_third(first: int) -> Any:
+    order = [3 * lane + first for lane in range(LANES)]
+
+    def load_third(_: Any, array: Any, index: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            found = _loaded(context, builder, arguments[0], arguments[1], _TRIPLE)
+            return _picked(builder, found, found, order)
+
+        return _lanes(array, types.intp), code
+
+    return intrinsic(load_third)
+
+
+load_firsts, load_seconds, load_thirds = _every_third(0), _every_third(1), _every_third(2)
+"""Of sixteen triples from `index` on: their first entries, their second ones, their third ones."""
+
+
+def _moved(order: list[int]) -> Any:
+    def moved(_: Any, lanes: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _picked(builder, arguments[0], arguments[0], order)
+
+        return _lanes(_lanes), code
+
+    return intrinsic(moved)
+
+
+_NUMBERS = range(LANES)
+shifted = _moved([min(lane + 1, LANES - 1) for lane in _NUMBERS])
+"""Lane n + 1 in lane n, the last one in its own."""
+
+spread_x, spread_y, spread_z = (_moved([min(lane // 3 * 3 + c, LANES - 1) for lane in _NUMBERS]) for c in range(3))
+"""Of five triples: the first entry of each in all three of its lanes, the second, the third; the last lane is none."""
 
 
 @intrinsic
@@ -116,21 +185,6 @@ def store(_: Any, array: Any, index: Any, lanes: Any) -> Any:
         builder.store(arguments[2], to).align = 4
 
     return types.void(array, types.intp, _lanes), code
-
-
-@intrinsic
-def store_pairs(_: Any, array: Any, index: Any, first: Any, second: Any) -> Any:
-    """Store 32 entries: first[0], second[0], first[1], second[1], ..."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        pairs = ir.VectorType(ir.FloatType(), 2 * LANES)
-        order = [lane // 2 + lane % 2 * LANES for lane in range(2 * LANES)]
-        mixed = builder.shuffle_vector(
-            arguments[2], arguments[3], ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), order)
-        )
-        builder.store(mixed, _place(builder, arguments[0], arguments[1], pairs)).align = 4
-
-    return types.void(array, types.intp, _lanes, _lanes), code
 
 
 @intrinsic
@@ -163,11 +217,6 @@ def spread(_: Any, value: Any) -> Any:
 
 
 @intrinsic
-def add(_: Any, a: Any, b: Any) -> Any:
-    return _lanes(_lanes, _lanes), lambda context, builder, signature, arguments: builder.fadd(*arguments)
-
-
-@intrinsic
 def subtract(_: Any, a: Any, b: Any) -> Any:
     return _lanes(_lanes, _lanes), lambda context, builder, signature, arguments: builder.fsub(*arguments)
 
@@ -175,3 +224,26 @@ def subtract(_: Any, a: Any, b: Any) -> Any:
 @intrinsic
 def multiply(_: Any, a: Any, b: Any) -> Any:
     return _lanes(_lanes, _lanes), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def multiply_add(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once on machines that know how, which makes the bits of views theirs; else twice."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        return builder.call(builder.module.declare_intrinsic("llvm.fmuladd.v16f32", (), function), arguments)
+
+    return _lanes(_lanes, _lanes, _lanes), code
+
+
+@intrinsic
+def choose(_: Any, shown: Any, index: Any, lanes: Any, others: Any) -> Any:
+    """`lanes` where the bytes from `index` on are not zero, `others` where they are."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = _loaded(context, builder, arguments[0], arguments[1], _BYTES)
+        first = builder.icmp_unsigned("!=", found, ir.Constant(_BYTES, [0] * LANES))
+        return builder.select(first, arguments[2], arguments[3])
+
+    return _lanes(shown, types.intp, _lanes, _lanes), code

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.augmentations.mixing import Mixing, pasted_frames
 from pipelines.views.draw import Drawn
 from pipelines.views.layout import WIDTH
 from pipelines.views.recycling import aligned, empty
@@ -32,8 +33,15 @@ def takes(frames: Tensor) -> bool:
     )
 
 
+def passes_over(x: Tensor) -> bool:
+    """Whether `hide` and `mix` know flat views of this kind."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
+
+
 def render_rows(batch: RaggedBatch, drawn: Drawn, frames: int) -> Tensor:
-    """The folded part of a view: (N, T, V*C*M) float32; equal to `render_plain` up to the order of three additions.
+    """The folded part of a view: (N, T, V*C*M) float32; equal to `render_plain` up to rounding.
+
+    Products and sums are rounded once where the processor has such an instruction: the same bits on all that have it.
 
     Raises:
         IndexError: a window outside the buffer of frames, or a joint taken from none.
@@ -70,6 +78,75 @@ def render_rows(batch: RaggedBatch, drawn: Drawn, frames: int) -> Tensor:
                 f"sample {int(batch.sample_id[row])}: found frames {first} to {first + length - 1} or a joint outside"
                 f" 0..{NUM_JOINTS - 1}, expected at least one of {len(batch.frames)} frames"
             )
+    return out
+
+
+def hide(x: Tensor, shown: Tensor) -> Tensor:
+    """A flat view (N, T, W), contiguous float32, with zeros where `shown` (N or 1, T, W or 1) is False."""
+    from pipelines.views import passes
+
+    samples, frames, width = x.shape
+    shown = shown.expand(-1, frames, -1).contiguous()
+    assert shown.shape[0] in (1, samples)
+    assert shown.shape[2] in (1, width)
+    out = empty(*x.shape)
+    kernel = passes.hide_frames if shown.shape[2] == 1 else passes.hide_entries
+    arguments = (
+        x.view(-1).numpy(),
+        shown.view(-1).view(torch.uint8).numpy(),
+        shown[0].numel() if len(shown) > 1 else 0,
+        out.view(-1).numpy(),
+        out.data_ptr() % 64 == 0,
+        frames,
+        width,
+    )
+    _shared_out(lambda first, stop: int(kernel(*arguments, first, stop)), samples)
+    return out
+
+
+def mix(x: Tensor, rows: Tensor, mixing: Mixing) -> Tensor:
+    """Mix the first samples of a flat view (.., T, V*C*M), contiguous float32, with those at `rows` (N,), in one pass.
+
+    Equal to `apply_mix`.
+
+    Raises:
+        ConfigError: the view is no multiple of the units of time.
+        IndexError: a partner that x does not have.
+    """
+    from pipelines.views import passes
+
+    samples, frames = len(rows), x.shape[1]
+    if samples and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
+        raise IndexError(f"found partners {int(rows.min())}..{int(rows.max())}, expected some of {len(x)} samples")
+    out = empty(samples, *x.shape[1:])
+    if mixing.mode == "mixup":
+        return _blended(x, rows.tolist(), mixing.blend, out)
+    taken = np.array(pasted_frames(mixing, frames), np.int64)
+    assert len(taken) == frames
+    shown = np.zeros((NUM_JOINTS, WIDTH // NUM_JOINTS), np.uint8)
+    shown[list(mixing.joints)] = 1
+    arguments = (
+        x.view(-1).numpy(),
+        rows.numpy(),
+        taken,
+        shown.reshape(-1),
+        out.view(-1).numpy(),
+    )
+    aligned_out = out.data_ptr() % 64 == 0
+    _shared_out(
+        lambda first, stop: int(passes.paste_rows(*arguments, aligned(passes.ROOM), aligned_out, first, stop)), samples
+    )
+    return out
+
+
+def _blended(x: Tensor, rows: list[int], share: float, out: Tensor) -> Tensor:
+    """Blend with partners, most of which stand side by side as the samples do."""
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or rows[stop] != rows[stop - 1] + 1:
+            partners = x[rows[start] : rows[start] + stop - start]
+            torch.lerp(x[start:stop], partners, share, out=out[start:stop])
+            start = stop
     return out
 
 

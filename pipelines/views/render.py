@@ -11,7 +11,6 @@ from pipelines.views import processor
 from pipelines.views.draw import Drawn, Step, interpolated, joint_matrices, time_index
 from pipelines.views.fused import fused
 from pipelines.views.layout import flatten, flatten_mask, unflatten
-from pipelines.views.recycling import empty
 from shards.batch import RaggedBatch
 
 
@@ -33,10 +32,11 @@ def render_plain(batch: RaggedBatch, drawn: Drawn, frames: int) -> Tensor:
     return apply_stream(x, drawn.stream)
 
 
-def _masked(x: Tensor, shown: Tensor) -> Tensor:
-    """x * shown. A bool is widened before: inside the product that costs more than the product."""
-    out = empty(*x.shape) if x.device.type == "cpu" else None
-    return torch.mul(x, shown.to(x.dtype), out=out)
+def hidden(x: Tensor, shown: Tensor) -> Tensor:
+    """A flat view with zeros where `shown` (N or 1, T, V*C*M or 1) is False."""
+    if processor.passes_over(x):
+        return processor.hide(x, shown)
+    return torch.where(shown, x, 0.0)
 
 
 def apply_steps(x: Tensor, steps: tuple[Step, ...]) -> tuple[Tensor, Tensor | None]:
@@ -53,7 +53,7 @@ def apply_steps(x: Tensor, steps: tuple[Step, ...]) -> tuple[Tensor, Tensor | No
             if applies is not None:
                 visible = visible | ~applies[:, None, None, None]
             shown = flatten_mask(visible)
-            x = _masked(x, shown)
+            x = hidden(x, shown)
             mask = shown if mask is None else mask & shown
             continue
         plain = unflatten(x)

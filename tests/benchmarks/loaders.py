@@ -34,6 +34,7 @@ import torch
 
 from pipelines.convert import convert
 from pipelines.loaders.loader import PREFETCH, Engine, TorchEngine, ViewLoader
+from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.order import Partition
 from pipelines.loaders.split import Split, open_split
 from pipelines.synthetic import ntu
@@ -46,6 +47,8 @@ FRAMES, JOINTS, CORRUPTED = 64, 25, 15
 LENGTHS = (60, 140)
 TARGET, STRETCH = 30, 60
 SEED = 0
+EPOCH = 32
+"""How often an epoch takes each sample."""
 Array = npt.NDArray[Any]
 
 
@@ -117,7 +120,8 @@ class Contender:
 def make_shards(folder: Path, raw: Path, storage: Any) -> Split:
     """Synthetic recordings, converted as a user would."""
     made = convert("ntu", [raw], folder / storage, dtype=storage, on_error="drop", samples_per_shard=128)
-    return open_split(made.folder, "ntu60", "xsub", "train")
+    # a longer epoch of the same samples: what begins an epoch would weigh too much in one of two steps
+    return mixed([Part(open_split(made.folder, "ntu60", "xsub", "train"), weight=EPOCH)])
 
 
 def make_engine(name: str, split: Split, spec: ViewSpec, options: argparse.Namespace) -> Engine:

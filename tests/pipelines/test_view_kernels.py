@@ -1,8 +1,11 @@
 """The fast ways to make the folded part of a view, against the plain one."""
 
 import gc
+import hashlib
+import importlib
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._inductor import metrics
 
+from pipelines.augmentations.mixing import Mixing, apply_mix
 from pipelines.augmentations.operation import JointMatrices, Window
 from pipelines.streams import Stream
 from pipelines.views import fused as fused_module
 from pipelines.views import processor, recycling
 from pipelines.views.draw import Drawn
 from pipelines.views.fused import Fused, complete, pointwise
-from pipelines.views.layout import flatten
-from pipelines.views.render import render, render_plain
+from pipelines.views.layout import flatten, unflatten
+from pipelines.views.render import hidden, render, render_plain
 from shards.batch import RaggedBatch
 
 STREAMS: tuple[Stream, ...] = ("joint", "bone", "motion")
@@ -185,6 +189,63 @@ def test_other_frames_are_rendered_the_plain_way(kind: str) -> None:
     torch.testing.assert_close(render(other, drawn, 8), render(batch, drawn, 8), rtol=0, atol=1e-5)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    samples=st.integers(0, 70),
+    frames=st.sampled_from([1, 2, 7, 8, 9, 16, 33]),
+    masks=st.sampled_from(["one", "each"]),
+    times=st.sampled_from(["one", "each"]),
+    entries=st.sampled_from([1, 150]),
+    share=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_hidden_entries_are_zero_and_others_stay(
+    samples: int, frames: int, masks: str, times: str, entries: int, share: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, frames, 150, generator=generator)
+    x[:, :, 7] = float("nan")
+    shape = (samples if masks == "each" else 1, frames if times == "each" else 1, entries)
+    shown = torch.rand(shape, generator=generator) < share
+    assert processor.passes_over(x)
+    found = hidden(x, shown)
+    expected = torch.where(shown, x, 0.0)
+    assert found.numpy().tobytes() == expected.numpy().tobytes()
+    wide = x.double()
+    assert not processor.passes_over(wide)
+    assert torch.equal(hidden(wide, shown).nan_to_num(5), expected.double().nan_to_num(5))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    own=st.integers(1, 70),
+    more=st.integers(0, 9),
+    frames=st.sampled_from([4, 12, 16, 64]),
+    mode=st.sampled_from(["cut", "time", "mixup"]),
+    stretch=st.sampled_from([(0, 4), (0, 1), (1, 2), (3, 1), (1, 3)]),
+    joints=st.sets(st.integers(0, 24)),
+    seed=st.integers(0, 9),
+)
+def test_mixing_in_one_pass_equals_mixing_with_copied_partners(
+    own: int, more: int, frames: int, mode: Any, stretch: tuple[int, int], joints: set[int], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(own + more, frames, 150, generator=generator)
+    rows = torch.randint(0, own + more, (own,), generator=generator)
+    if seed % 2:  # as partners stand, most of them side by side
+        rows = (torch.arange(own) + seed) % (own + more)
+    mixing = Mixing(mode, tuple(sorted(joints)), *stretch, units=4, blend=seed / 10)
+    found = processor.mix(x, rows, mixing)
+    expected = flatten(apply_mix(unflatten(x[:own]), unflatten(x[rows]), mixing))
+    # torch rounds the last entries of a piece of memory once more than the others when it blends
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if mode == "mixup" else 0)
+
+
+def test_a_partner_that_is_not_there_is_not_read() -> None:
+    with pytest.raises(IndexError, match=r"found partners 2\.\.9, expected some of 9 samples"):
+        processor.mix(torch.zeros(9, 16, 150), torch.tensor([2, 9]), Mixing("cut", (1,), 0, 4))
+
+
 def test_memory_of_views_is_used_again_only_when_nothing_refers_to_it() -> None:
     def held(x: Any) -> int:
         return int(x.untyped_storage().data_ptr())
@@ -275,3 +336,10 @@ def test_frames_that_cannot_be_written_are_read() -> None:
     before = array.copy()
     render(batch, _drawn(batch, 8, "motion", 1, True, True), 8)
     np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("name", ["kernels", "passes"])
+def test_kept_machine_code_goes_stale_with_the_lanes_it_is_made_of(name: str) -> None:
+    module = importlib.import_module(f"pipelines.views.{name}")
+    lanes = Path(module.__file__ or "").with_name("lanes.py")
+    assert hashlib.sha256(lanes.read_bytes()).hexdigest()[:12] == module.LANES_SHA256
