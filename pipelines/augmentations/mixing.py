@@ -72,10 +72,7 @@ class _Paste(PartnerMix):
     mode: ClassVar[Literal["cut", "time"]] = "cut"
 
     @model_validator(mode="after")
-    def _rises(self) -> Self:
-        for low, high in (("min_parts", "max_parts"), ("min_length", "max_length")):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(f"{low}={getattr(self, low)}, expected at most {high}={getattr(self, high)}")
+    def _fits(self) -> Self:
         if self.max_length > self.time_units:
             raise ValueError(f"max_length={self.max_length}, expected at most {self.time_units}")
         return self

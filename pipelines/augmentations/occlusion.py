@@ -8,11 +8,11 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from pipelines.augmentations.draws import choose, subset
@@ -43,12 +43,6 @@ class _Occlusion(Mask):
     max_ratio: float = Field(default=0.7, gt=0, le=1)
 
     source: ClassVar[str] = "A Benchmark and Beyond, 4.4.2; details ours"
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.min_ratio > self.max_ratio:
-            raise ValueError(f"min_ratio={self.min_ratio}, expected at most max_ratio={self.max_ratio}")
-        return self
 
     def _ratio(self, draws: Tensor) -> Tensor:
         return draws * (self.max_ratio - self.min_ratio) + self.min_ratio

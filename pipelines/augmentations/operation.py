@@ -5,10 +5,10 @@ Families say how an operation acts, so that a view can be compiled: `TimeMap`s f
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from pipelines.augmentations.draws import uniform, word
@@ -104,6 +104,14 @@ class Operation(BaseModel):
 
     source: ClassVar[str]
     """Paper or owner/name of the reference."""
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Self:
+        for low in type(self).model_fields:
+            high = f"max_{low.removeprefix('min_')}"
+            if low.startswith("min_") and high in type(self).model_fields and getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low}={getattr(self, low)}, expected at most {high}={getattr(self, high)}")
+        return self
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Any:
         """The parameters of each sample for a view of `frames` frames: batched tensors on the samples' device."""

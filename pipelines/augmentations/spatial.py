@@ -156,12 +156,6 @@ class Scale(Linear):
 
     source: ClassVar[str] = "kennymckormick/pyskl"
 
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.min_factor > self.max_factor:
-            raise ValueError(f"min_factor={self.min_factor}, expected at most max_factor={self.max_factor}")
-        return self
-
     def draw(self, samples: Samples, key: Key, frames: int) -> Tensor:
         """(N, 3) float64, the factors of x, y and z."""
         draws = key.sample(samples.sample_id, "scale", NUM_COORDINATES if self.each_axis else 1)

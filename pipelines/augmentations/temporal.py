@@ -1,10 +1,10 @@
 """Operations on time: crops, which are resampled to the view's frames, and changes of the order of frames."""
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from pipelines.augmentations.draws import choose, subset
@@ -31,12 +31,6 @@ class RandomCrop(Crop):
     min_frames: int = Field(default=MIN_CROP, ge=1)
 
     source: ClassVar[str] = "JHang2020/PCM3"
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.min_ratio > self.max_ratio:
-            raise ValueError(f"min_ratio={self.min_ratio}, expected at most max_ratio={self.max_ratio}")
-        return self
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Window:
         return self._draw_compiled(samples, key) if samples.is_on_cpu else self._draw_torch(samples, key)
@@ -132,12 +126,6 @@ class Speed(TimeMap):
 
     whole: ClassVar[bool] = False
     source: ClassVar[str] = "Su et al., ICCV 2021 (motion consistency and continuity): clips at other playback speeds"
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.min_factor > self.max_factor:
-            raise ValueError(f"min_factor={self.min_factor}, expected at most max_factor={self.max_factor}")
-        return self
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Tensor:
         """(N, 2) float64: the speed, and the moment in frames, U[0, frames - 1]."""

@@ -131,14 +131,14 @@ class _Gpu:
     @classmethod
     def of_this_thread(cls) -> "_Gpu | None":
         """None where CUDA is not in use."""
-        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return None
         return cls(torch.cuda.current_device(), torch.cuda.current_stream().record_event())
 
     def side_stream(self) -> torch.cuda.StreamContext:
         """A stream of the calling thread's own, so that its kernels and copies run beside the consumer's."""
         torch.cuda.set_device(self.device)
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         stream.wait_event(self.before)  # frames that the consumer's stream still brings to the device
         return torch.cuda.stream(stream)
 

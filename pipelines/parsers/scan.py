@@ -17,7 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir  # type: ignore[import-untyped]  # llvmlite ships no types
+from llvmlite import ir
 
 from pipelines.compiled import helper, inlined, kernel
 

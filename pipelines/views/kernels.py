@@ -35,7 +35,7 @@ from pipelines.views.lanes import (
 )
 from shards.skeleton import PARENTS
 
-LANES_SHA256 = "99dab6ebd668"
+LANES_SHA256 = "e6371f415708"
 """Of `lanes.py`: Numba keeps compiled code until this very file changes, so a change there has to change it too."""
 
 Floats = npt.NDArray[np.float32]

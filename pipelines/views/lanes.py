@@ -9,7 +9,7 @@ of a view. Nothing is checked here: callers keep `index` to `index + 15` inside 
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import models, register_model
@@ -32,7 +32,7 @@ class _Lanes(types.Type):
 @register_model(_Lanes)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Any) -> None:
-        super().__init__(manager, lanes, _FLOATS)  # type: ignore[no-untyped-call]
+        super().__init__(manager, lanes, _FLOATS)  # type: ignore[no-untyped-call]  # numba leaves it untyped
 
 
 _lanes = _Lanes()

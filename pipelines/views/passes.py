@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipelines.compiled import inlined, kernel
 from pipelines.views.lanes import choose, load, pointer, settle, spread, store, store_past
 
-LANES_SHA256 = "99dab6ebd668"
+LANES_SHA256 = "e6371f415708"
 """Of `lanes.py`: Numba keeps compiled code until this very file changes, so a change there has to change it too."""
 
 Floats = npt.NDArray[np.float32]

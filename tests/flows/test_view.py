@@ -438,7 +438,7 @@ def test_mistakes_in_a_specification_are_one_message(tmp_path: Path) -> None:
 
 def test_numbers_below_zero_and_a_folder_for_a_page_are_refused(store: Path, tmp_path: Path) -> None:
     for name in ("seed", "epoch", "step"):
-        request = ViewRequest(store, a_key(store), **{name: -1})  # type: ignore[arg-type]
+        request = ViewRequest(store, a_key(store), **{name: -1})  # type: ignore[arg-type]  # names are of numbers
         with pytest.raises(ConfigError, match=f"--{name}: found -1, expected 0 or more"):
             write_view(request, tmp_path / "page.html")
     with pytest.raises(ConfigError, match="--out: found the folder"):

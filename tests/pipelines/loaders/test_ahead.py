@@ -20,7 +20,7 @@ def _threads() -> list[str]:
 
 
 def _close(iterator: Iterator[object]) -> None:
-    iterator.close()  # type: ignore[attr-defined]
+    iterator.close()  # type: ignore[attr-defined]  # a generator
 
 
 def _until(condition: Callable[[], bool]) -> None:
@@ -101,7 +101,7 @@ def test_no_more_than_depth_steps_are_made_ahead_of_the_consumer(workers: int, d
     iterator = ahead(lambda step: begun.append(step), range(100), workers=workers, depth=depth)
     for taken in range(1, 4):
         next(iterator)
-        _until(lambda taken=taken: len(begun) == taken + depth)  # type: ignore[misc]
+        _until(lambda taken=taken: len(begun) == taken + depth)  # type: ignore[misc]  # mypy knows no defaults of lambdas
         time.sleep(0.03)
         assert len(begun) == taken + depth
     _close(iterator)
