@@ -211,12 +211,14 @@ def view_page(found: Found, specs: Sequence[ViewSpec], request: ViewRequest) -> 
 
 def _facts(found: Found, batch: RaggedBatch, request: ViewRequest) -> dict[str, str]:
     manifest = found.manifest
+    source, own = divmod(found.number, 1 << SOURCE_BIT)
+    number = f"{own} of source {source} of the mixture" if source else str(own)
     return {
         "store": f"{found.folder.name}, stored as {manifest.dtype}",
         "shard": found.entry.path,
-        "sample": f"number {found.number}, {int(batch.length[0])} frames, class {int(batch.label[0])}",
+        "sample": f"number {number}, {int(batch.length[0])} frames, class {int(batch.label[0])}",
         "side": ", ".join(f"{name} {side}" for name, side in found.memberships.items()),
-        "drawn by": f"seed {request.seed}, epoch {request.epoch}, sample {found.number}; "
+        "drawn by": f"seed {request.seed}, epoch {request.epoch}, sample {number}; "
         f"what serves a whole batch by step {request.step}",
     }
 
