@@ -109,6 +109,26 @@ def test_a_sample_that_is_not_what_the_manifest_says_is_refused_by_name(
         side.read(0, [2], side.index(0))
 
 
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_a_sample_without_frames_is_refused_by_name(
+    write_folder: Callable[..., Path], vouch: Callable[[Path], None], tmp_path: Path, storage: Storage
+) -> None:
+    path = open_split(write_folder(tmp_path, dtype=storage), "ntu60", "xsub", "test").shards[0].path
+    assert isinstance(path, Path)
+    frames = np.ones((4, 2, 25, 3), dtype=storage)
+    facts = {"fingerprint": "0" * 12, "index": 0, "label": 0}
+    write_shard(path, [(f"k{i}", frames, facts) for i in range(6)], storage)
+    # the writer refuses it too, so into the header of the third array
+    parts = path.read_bytes().split(b"(4, 2, 25, 3)")
+    path.write_bytes(b"(4, 2, 25, 3)".join(parts[:3]) + b"(0, 2, 25, 3)" + b"(4, 2, 25, 3)".join(parts[3:]))
+    vouch(tmp_path)
+    side = open_split(tmp_path, "ntu60", "xsub", "test")
+    with pytest.raises(StoreError) as caught:
+        side.read(0, [2], side.index(0))
+    assert "000000.tar: k2: found " in str(caught.value)
+    assert "(0, 2, 25, 3)" in str(caught.value)
+
+
 def test_a_shard_with_another_number_of_samples_is_refused(write_folder: Callable[..., Path], tmp_path: Path) -> None:
     side = open_split(write_folder(tmp_path), "ntu60", "xsub", "test")
     write_shard(_path(side), [("k", np.ones((4, 2, 25, 3), np.float32), {"index": 0, "label": 0})])
