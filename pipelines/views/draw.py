@@ -1,6 +1,5 @@
 """Drawing a view: all its random numbers, and its leading operations folded into one resampling and one map a joint."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,8 +137,3 @@ def interpolated(x: Tensor, index: Tensor) -> Tensor:
     rows = torch.arange(len(x), device=x.device)[:, None]
     weight = (index - lower).to(x.dtype).view(*index.shape, *[1] * (x.ndim - 2))
     return torch.lerp(x[rows, lower], x[rows, upper], weight)
-
-
-def steps_named(steps: Sequence[Step]) -> tuple[str, ...]:
-    """Kinds of the operations, for messages."""
-    return tuple(step.operation.kind for step in steps)
