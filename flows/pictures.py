@@ -115,13 +115,13 @@ class Sight:
 
     def _lines(self, view: View, made: Views) -> list[Line]:
         batch, run, mixed = self.around.batch, vars(self.run), ""
+        one = Samples(batch.sample_id[:1], batch.length[:1])
         if view.mix is not None:
-            blend = draw_blend(self.spec, len(batch), **run)
+            blend = draw_blend(self.spec, one, len(batch), **run)
             assert blend is not None
             assert made.mix_partner is not None
             partner = self.around.keys[int(made.mix_partner[0])]
             mixed = mix_words(blend, partner, str(view.of), self.spec.frames)
-        one = Samples(batch.sample_id[:1], batch.length[:1])
         return list(lines(view, one, self.spec.frames, **run, mixed=mixed))
 
     def _targets(self, view: View, made: Views) -> list[tuple[str, Tensor]]:

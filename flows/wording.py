@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipelines.augmentations.mixing import Mixing
+from pipelines.augmentations.mixing import Mixing, Mixings
 from pipelines.augmentations.operation import (
     Blend,
     Crop,
@@ -56,7 +56,7 @@ def lines(
     Args:
         view, frames, seed, epoch, step: as of `pipelines.views.draw.draw_view`.
         samples: of one sample.
-        mixed: what a mix did, see `mix_words`; it is drawn for a whole batch.
+        mixed: what a mix did, see `mix_words`; its partner is drawn for a whole batch.
     """
     for slot, operation in view.named():
         told = mixed
@@ -223,10 +223,10 @@ def _who(hidden: npt.NDArray[np.bool_]) -> str:
 
 
 def mix_words(blend: Blend, partner: str, of: str, frames: int) -> str:
-    """How `partner` was mixed into the view `of`."""
+    """How `partner` was mixed into the view `of` of one sample."""
     teller = _MIXES.get(type(blend.params))
     how = any_words(blend.params) if teller is None else teller(blend.params, of, frames)
-    return f"partner {partner}, its share {blend.weight:.3f}; {how}"
+    return f"partner {partner}, its share {float(blend.weight):.3f}; {how}"
 
 
 def _mixing(mix: Mixing, of: str, frames: int) -> str:
@@ -240,7 +240,10 @@ def _mixing(mix: Mixing, of: str, frames: int) -> str:
     return f"time: {over} are the partner's first {min(2 * length, frames)} frames, resized"
 
 
-_MIXES: dict[type[Any], Callable[[Any, str, int], str]] = {Mixing: _mixing}
+_MIXES: dict[type[Any], Callable[[Any, str, int], str]] = {
+    Mixing: _mixing,
+    Mixings: lambda mixes, of, frames: _mixing(mixes.of(0), of, frames),
+}
 
 
 def any_words(params: Any) -> str:

@@ -1,5 +1,6 @@
 """What of a view is hidden. Masks are bool, True where visible."""
 
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -15,8 +16,13 @@ Persons = Literal["main", "both"]
 """Whose entries a mask may hide: those of person 0 only, as in JHang2020/PCM3, or the same of both."""
 
 
+Scope = Literal["batch", "sample"]
+"""Whether the whole global batch draws alike, or each sample for itself."""
+
+
+@cache
 def part_table(device: torch.device | None = None) -> Tensor:
-    """(parts, V) bool: which joints a body part has."""
+    """(parts, V) bool: which joints a body part has; one tensor for all, to be read only."""
     table = torch.zeros(len(BODY_PARTS), NUM_JOINTS, dtype=torch.bool)
     for row, part in enumerate(BODY_PARTS):
         table[row, list(part)] = True
@@ -66,6 +72,21 @@ def token_steps(frames: int, patch: int) -> int:
     return frames // patch
 
 
+def _fitting(segments: int, frames: int) -> int:
+    if frames % segments:
+        raise ConfigError(f"found a view of {frames} frames, expected a multiple of {segments} segments")
+    return segments
+
+
+def _of_segments(samples: Samples, key: Key, word: str, scope: Scope, segments: int, count: int) -> Tensor:
+    """`count` numbers a segment, (N or 1, segments, count) in [0, 1)."""
+    if scope == "batch":
+        draws = key.batch(word, segments * count)[None]
+    else:
+        draws = key.sample(samples.sample_id, word, segments * count)
+    return draws.view(-1, segments, count)
+
+
 class BodyPartMask(Mask):
     """Body parts hidden, other ones in each segment of time.
 
@@ -79,21 +100,15 @@ class BodyPartMask(Mask):
     kind: Literal["body_part_mask"] = "body_part_mask"
     ratio: float = Field(default=0.6, ge=0.2, le=0.99)
     segments: int = Field(default=8, ge=1)
-    scope: Literal["batch", "sample"] = "batch"
+    scope: Scope = "batch"
     persons: Persons = "main"
 
     source: ClassVar[str] = "JHang2020/PCM3"
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Tensor:
         """(N or 1, segments, int(parts * ratio)) int64, the parts hidden."""
-        if frames % self.segments:
-            raise ConfigError(f"found a view of {frames} frames, expected a multiple of {self.segments} segments")
-        count = self.segments * len(BODY_PARTS)
-        if self.scope == "batch":
-            draws = key.batch("parts", count)[None]
-        else:
-            draws = key.sample(samples.sample_id, "parts", count)
-        parts = subset(draws.view(-1, len(BODY_PARTS)), int(len(BODY_PARTS) * self.ratio))
+        draws = _of_segments(samples, key, "parts", self.scope, _fitting(self.segments, frames), len(BODY_PARTS))
+        parts = subset(draws.flatten(0, 1), int(len(BODY_PARTS) * self.ratio))
         return parts.view(len(draws), self.segments, -1)
 
     def visible(self, x: Tensor, params: Tensor) -> Tensor:
@@ -161,25 +176,31 @@ class RandomMask(Mask):
 
 
 class TubeMask(Mask):
-    """Joints hidden in all frames; every set of them is equally likely.
+    """Joints hidden in all frames, or in those of a segment; every set of them is equally likely.
 
     Attributes:
         ratio: share of the joints that are hidden; int(25 * (1 - ratio)) stay. Not published for joints; 0.6.
+        segments: equal stretches of time with their own hidden joints.
+        scope: "batch" hides the same for the whole global batch; "sample" draws for each sample.
         persons: whose joints are hidden.
     """
 
     kind: Literal["tube_mask"] = "tube_mask"
     ratio: float = Field(default=0.6, gt=0, lt=1)
+    segments: int = Field(default=1, ge=1)
+    scope: Scope = "sample"
     persons: Persons = "both"
 
     source: ClassVar[str] = "MCG-NJU/VideoMAE (tube masking), on joints"
 
     def draw(self, samples: Samples, key: Key, frames: int) -> Tensor:
-        """(N, V) bool, True where a joint stays."""
-        return keep_least(key.sample(samples.sample_id, "tube-mask", NUM_JOINTS), kept_count(NUM_JOINTS, self.ratio))
+        """(N or 1, segments, V) bool, True where a joint stays."""
+        draws = _of_segments(samples, key, "tube-mask", self.scope, _fitting(self.segments, frames), NUM_JOINTS)
+        return keep_least(draws, kept_count(NUM_JOINTS, self.ratio))
 
     def visible(self, x: Tensor, params: Tensor) -> Tensor:
-        return for_persons(params[:, None].expand(-1, x.shape[1], -1), self.persons)
+        shown = params.repeat_interleave(x.shape[1] // params.shape[1], dim=1)
+        return for_persons(shown, self.persons).to(x.device)
 
 
 class FrameMask(Mask):

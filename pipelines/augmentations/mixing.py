@@ -1,24 +1,35 @@
 """Mixing of two samples of a batch: CutMix of body parts, resized mix, Mixup, SkeleMix.
 
-One draw serves the whole global batch. It is made on the host from (seed, epoch, step): plain numbers, so that no
-device is waited for.
+As released, one draw serves the whole global batch (`scope` "batch"). It is made on the host from (seed, epoch, step):
+plain numbers, so that no device is waited for. With `scope` "sample" each sample draws for itself from (seed, epoch,
+sample id), on the batch's device, how it is mixed. With whom, is drawn for the batch in either case: a partner is a row
+of it, and a rank has to know which rows to read before it knows any sample.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipelines.augmentations.draws import choose, subset
-from pipelines.augmentations.operation import Blend, Key, Mix
+from pipelines.augmentations.masks import Scope, part_table
+from pipelines.augmentations.operation import Blend, Key, Mix, Samples
 from shards.errors import ConfigError
 from shards.skeleton import BODY_PARTS, NUM_JOINTS
 
 UNITS = 16
 """Mixing cuts time in sixteenths of a view (4 of 64 frames)."""
+
+Mode = Literal["cut", "time", "mixup"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+_CUT, _TIME, _MIXUP = (MODES.index(mode) for mode in ("cut", "time", "mixup"))
+
+Numbers = Callable[[str, int], Tensor]
+"""(word, count) -> (N, count) float64 in [0, 1), of each sample its own; N is 1 for the draws of a batch."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Mixing:
     blend: share of the partner in a "mixup".
     """
 
-    mode: Literal["cut", "time", "mixup"]
+    mode: Mode
     joints: tuple[int, ...] = ()
     first: int = 0
     length: int = 0
@@ -39,21 +50,70 @@ class Mixing:
     blend: float = 0.0
 
 
-class PartnerMix(Mix):
-    """A mix with the row `shift` further on, `shift` from 1 to rows - 2 (never rows - 1, as released)."""
+@dataclass(frozen=True)
+class Mixings:
+    """A `Mixing` of each sample, on the samples' device. What a sample's mode makes no use of, may be anything.
 
-    def mixing(self, key: Key) -> Mixing:
-        """Draw how the batch is mixed."""
+    Attributes:
+        mode: (N,) int64, number in `MODES`.
+        joints: (N, V) bool, True for those pasted.
+        first, length: (N,) int64.
+        blend: (N,) float64.
+        units: as of `Mixing`.
+    """
+
+    mode: Tensor
+    joints: Tensor
+    first: Tensor
+    length: Tensor
+    blend: Tensor
+    units: int = UNITS
+
+    def of(self, row: int) -> Mixing:
+        """How one sample is mixed; waits for the device."""
+        mode = MODES[int(self.mode[row])]
+        if mode == "mixup":
+            return Mixing(mode, blend=float(self.blend[row]))
+        joints = tuple(self.joints[row].nonzero()[:, 0].tolist())
+        return Mixing(mode, joints, int(self.first[row]), int(self.length[row]), self.units)
+
+    @property
+    def weight(self) -> Tensor:
+        """(N,) float64, share of the partner in each mixed view, as `weight` has it."""
+        pasted = self.length.double() / self.units * self.joints.sum(dim=1) / NUM_JOINTS
+        return torch.where(self.mode == _MIXUP, self.blend, pasted)
+
+
+class PartnerMix(Mix):
+    """A mix with the row `shift` further on, `shift` from 1 to rows - 2 (never rows - 1, as released).
+
+    Attributes:
+        scope: "batch" mixes the whole global batch alike, as released; "sample" draws all but the shift for each
+            sample.
+    """
+
+    scope: Scope = "batch"
+
+    def mixings(self, numbers: Numbers) -> Mixings:
+        """Draw how each sample is mixed."""
         raise NotImplementedError
 
-    def draw_mix(self, rows: int, key: Key) -> Blend:
+    def draw_shift(self, key: Key, rows: int) -> int:
         if rows < 3:
             raise ConfigError(f"found a batch of {rows}, expected at least 3: a mix takes its partner from the batch")
-        mixing = self.mixing(key)
-        return Blend(int(choose(_numbers(key)[0], 1, rows - 2)), weight(mixing), mixing)
+        return int(choose(key.batch("batch", 1)[0], 1, rows - 2))
+
+    def draw_mix(self, samples: Samples, key: Key, rows: int) -> Blend:
+        shift = self.draw_shift(key, rows)
+        if self.scope == "sample":
+            mixings = self.mixings(partial(key.sample, samples.sample_id))
+            return Blend(shift, mixings.weight.to(torch.float32), mixings)
+        mixing = self.mixings(lambda word, count: key.batch(word, count)[None]).of(0)
+        return Blend(shift, weight(mixing), mixing)
 
     def apply_mix(self, x: Tensor, partner: Tensor, blend: Blend) -> Tensor:
-        return apply_mix(x, partner, blend.params)
+        mix = apply_mixings if isinstance(blend.params, Mixings) else apply_mix
+        return mix(x, partner, blend.params)
 
 
 class _Paste(PartnerMix):
@@ -69,7 +129,7 @@ class _Paste(PartnerMix):
     min_length: int = Field(default=7, ge=1)
     max_length: int = Field(default=11, ge=1)
 
-    mode: ClassVar[Literal["cut", "time"]] = "cut"
+    mode: ClassVar[Mode] = "cut"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -81,16 +141,18 @@ class _Paste(PartnerMix):
     def time_units(self) -> int:
         return UNITS
 
-    def joints(self, key: Key) -> tuple[int, ...]:
-        """The joints that are pasted."""
-        count = int(choose(_numbers(key)[1], self.min_parts, self.max_parts))
-        return joints_of(subset(key.batch("parts", len(BODY_PARTS))[None], count)[0].tolist())
+    def joints(self, numbers: Numbers, how_many: Tensor) -> Tensor:
+        """(N, V) bool, the joints that are pasted; `how_many` is (N,) in [0, 1)."""
+        count = choose(how_many, self.min_parts, self.max_parts)
+        parts = _some(numbers("parts", len(BODY_PARTS)), count)
+        return (parts[:, :, None] & part_table(parts.device)).any(dim=1)
 
-    def mixing(self, key: Key) -> Mixing:
-        u = _numbers(key)
-        length = int(choose(u[2], self.min_length, self.max_length))
-        first = int(choose(u[3], 0, self.time_units - length))
-        return Mixing(self.mode, self.joints(key), first, length, self.time_units)
+    def mixings(self, numbers: Numbers) -> Mixings:
+        u = _six(numbers)
+        length = choose(u[:, 2], self.min_length, self.max_length)
+        first = choose(u[:, 3], 0, self.time_units - length)
+        mode = torch.full_like(first, MODES.index(self.mode))
+        return Mixings(mode, self.joints(numbers, u[:, 1]), first, length, u[:, 5], self.time_units)
 
 
 class CutMix(_Paste):
@@ -107,7 +169,7 @@ class ResizedMix(_Paste):
     kind: Literal["resized_mix"] = "resized_mix"
 
     source: ClassVar[str] = "JHang2020/PCM3"
-    mode: ClassVar[Literal["cut", "time"]] = "time"
+    mode: ClassVar[Mode] = "time"
 
 
 class Mixup(PartnerMix):
@@ -117,21 +179,25 @@ class Mixup(PartnerMix):
 
     source: ClassVar[str] = "JHang2020/PCM3"
 
-    def mixing(self, key: Key) -> Mixing:
-        return Mixing("mixup", blend=float(_numbers(key)[5]))
+    def mixings(self, numbers: Numbers) -> Mixings:
+        blend = _six(numbers)[:, 5]
+        none = torch.zeros_like(blend, dtype=torch.int64)
+        joints = torch.zeros(len(blend), NUM_JOINTS, dtype=torch.bool, device=blend.device)
+        return Mixings(torch.full_like(none, _MIXUP), joints, none, none, blend, units=1)
 
 
 class PCM3Mix(PartnerMix):
-    """One of three ways a batch: `CutMix` with probability 1/2, `ResizedMix` and `Mixup` 1/4 each."""
+    """One of three ways a batch, or a sample: `CutMix` with probability 1/2, `ResizedMix` and `Mixup` 1/4 each."""
 
     kind: Literal["pcm3_mix"] = "pcm3_mix"
 
     source: ClassVar[str] = "JHang2020/PCM3"
 
-    def mixing(self, key: Key) -> Mixing:
-        branch = float(_numbers(key)[4])
-        chosen = CutMix() if branch > 0.5 else ResizedMix() if branch > 0.25 else Mixup()
-        return chosen.mixing(key)
+    def mixings(self, numbers: Numbers) -> Mixings:
+        branch = _six(numbers)[:, 4]
+        # the three draw alike what they have in common
+        mode = torch.where(branch > 0.5, _CUT, torch.where(branch > 0.25, _TIME, _MIXUP))
+        return replace(CutMix().mixings(numbers), mode=mode)
 
 
 class SkeleMix(_Paste):
@@ -155,21 +221,22 @@ class SkeleMix(_Paste):
     def time_units(self) -> int:
         return self.units
 
-    def joints(self, key: Key) -> tuple[int, ...]:
+    def joints(self, numbers: Numbers, how_many: Tensor) -> Tensor:
         if self.pasted == "parts":
-            return super().joints(key)
-        count = int(choose(_numbers(key)[1], 10, 15))
-        return tuple(sorted(subset(key.batch("joints", NUM_JOINTS)[None], count)[0].tolist()))
+            return super().joints(numbers, how_many)
+        return _some(numbers("joints", NUM_JOINTS), choose(how_many, 10, 15))
 
 
-def _numbers(key: Key) -> Tensor:
-    """Six numbers of the batch: partner, count of parts, length, first, way of mixing, blend."""
-    return key.batch("batch", 6)
+def _six(numbers: Numbers) -> Tensor:
+    """(N, 6): partner, which only a batch draws, count of parts, length, first, way of mixing, blend."""
+    return numbers("batch", 6)
 
 
-def joints_of(parts: Sequence[int]) -> tuple[int, ...]:
-    """The joints of body parts, ascending."""
-    return tuple(sorted(joint for part in parts for joint in BODY_PARTS[part]))
+def _some(draws: Tensor, count: Tensor) -> Tensor:
+    """(N, K) bool, True for the first `count` (N,) of each `subset` of `draws` (N, K)."""
+    order = subset(draws, draws.shape[1])
+    first = torch.arange(draws.shape[1], device=draws.device) < count[:, None]
+    return torch.zeros_like(first).scatter(1, order, first)
 
 
 def weight(mixing: Mixing) -> float:
@@ -196,6 +263,18 @@ def apply_mix(x: Tensor, partner: Tensor, mixing: Mixing) -> Tensor:
     return mixed
 
 
+def apply_mixings(x: Tensor, partner: Tensor, mixings: Mixings) -> Tensor:
+    """As `apply_mix`, each sample in its own way."""
+    taken = pasted_frames_each(mixings, x.shape[1])
+    own = torch.arange(x.shape[1], device=x.device)
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    pasted = (taken >= 0)[:, :, None] & mixings.joints[:, None]
+    blended = (mixings.mode == _MIXUP)[:, None, None]
+    share = torch.where(blended, mixings.blend[:, None, None].to(x.dtype), pasted.to(x.dtype))
+    # of shares of 0 and 1 it gives the very entries
+    return torch.lerp(x, partner[rows, torch.where(taken < 0, own, taken)], share[:, :, None, :, None])
+
+
 def pasted_frames(mixing: Mixing, frames: int) -> list[int]:
     """Of which frame of the partner each frame of a view gets its pasted joints; -1 for none.
 
@@ -210,12 +289,28 @@ def pasted_frames(mixing: Mixing, frames: int) -> list[int]:
     return [-1] * first + pasted + [-1] * (frames - first - length)
 
 
+def pasted_frames_each(mixings: Mixings, frames: int) -> Tensor:
+    """`pasted_frames` of each sample, (N, T) int64; -1 in all of a "mixup"."""
+    unit = _unit(mixings.units, frames)
+    first, length = (mixings.first * unit)[:, None], (mixings.length * unit)[:, None]
+    time = torch.arange(frames, device=first.device)
+    resized = (time - first) * (2 * length).clamp(max=frames) // length.clamp(min=1)
+    pasted = torch.where((mixings.mode == _TIME)[:, None], resized, time)
+    inside = (time >= first) & (time < first + length) & (mixings.mode != _MIXUP)[:, None]
+    return torch.where(inside, pasted, -1)
+
+
 def _stretch(mixing: Mixing, frames: int) -> tuple[int, int]:
     """First and number of the frames that something is pasted into."""
-    if frames % mixing.units:
-        raise ConfigError(f"found a view of {frames} frames, expected a multiple of {mixing.units}")
-    unit = frames // mixing.units
+    unit = _unit(mixing.units, frames)
     return mixing.first * unit, mixing.length * unit
+
+
+def _unit(units: int, frames: int) -> int:
+    """Frames of a unit of time."""
+    if frames % units:
+        raise ConfigError(f"found a view of {frames} frames, expected a multiple of {units}")
+    return frames // units
 
 
 def _shortened(partner: Tensor, length: int) -> Tensor:

@@ -181,24 +181,34 @@ class Mask(Occasional):
 
 @dataclass(frozen=True)
 class Blend:
-    """How a batch is mixed, drawn once for the global batch and on the host: plain numbers, no device is waited for.
+    """How samples are mixed.
+
+    What serves the whole global batch is drawn on the host: plain numbers, no device is waited for.
 
     Attributes:
         shift: row n of the global batch is mixed with row (n + shift) mod rows.
-        weight: share of the partner.
+        weight: share of the partner; of each sample its own, (N,) float32 on the samples' device, where it differs.
         params: the rest, the operation's own.
     """
 
     shift: int
-    weight: float
+    weight: float | Tensor
     params: Any = None
 
 
 class Mix(Operation):
     """An operation that takes a part of each sample from another one of the global batch."""
 
-    def draw_mix(self, rows: int, key: Key) -> Blend:
-        """Draw for a global batch of `rows`.
+    def draw_shift(self, key: Key, rows: int) -> int:
+        """Draw how far on each sample's partner stands in a global batch of `rows`.
+
+        Raises:
+            ConfigError: too few rows for a partner.
+        """
+        raise NotImplementedError
+
+    def draw_mix(self, samples: Samples, key: Key, rows: int) -> Blend:
+        """Draw how these samples of a global batch of `rows` are mixed.
 
         Raises:
             ConfigError: too few rows for a partner.

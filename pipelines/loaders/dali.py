@@ -113,7 +113,8 @@ class DaliViews:
             *(x[: len(block)] for x in (batch.start, batch.length)),
             *(x[: len(block)].to(self._device) for x in (batch.label, batch.sample_id)),
         )
-        blend = draw_blend(self._spec, block.total, seed=self._seed, epoch=epoch, step=step)
+        mixed = Samples(own.sample_id, own.length.to(self._device))
+        blend = draw_blend(self._spec, mixed, block.total, seed=self._seed, epoch=epoch, step=step)
         return assembled(own, self._spec, drawn, begun, block, blend)
 
     def report(self) -> str:

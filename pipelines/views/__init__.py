@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipelines.augmentations.mixing import PartnerMix
-from pipelines.augmentations.operation import Blend, Key, Samples
+from pipelines.augmentations.operation import Blend, Key, Mix, Samples
 from pipelines.views import processor
 from pipelines.views.draw import Drawn, Step, draw_view
 from pipelines.views.layout import flatten, unflatten
@@ -28,26 +28,33 @@ class Block:
         return self.stop - self.first
 
 
-def draw_blend(spec: ViewSpec, total: int, *, seed: int, epoch: int, step: int) -> Blend | None:
-    """How the global batch is mixed; None when no view mixes."""
+def draw_blend(spec: ViewSpec, samples: Samples, total: int, *, seed: int, epoch: int, step: int) -> Blend | None:
+    """How these samples of a global batch of `total` are mixed; None when no view mixes."""
+    mix = _mix(spec, seed, epoch, step)
+    return None if mix is None else mix[0].draw_mix(samples, mix[1], total)
+
+
+def _mix(spec: ViewSpec, seed: int, epoch: int, step: int) -> tuple[Mix, Key] | None:
+    """What mixes, and what it draws by."""
     for view in spec.views:
         if view.mix is not None:
-            return view.mix.draw_mix(total, Key(seed, epoch, step, view.mix.share or view.name))
+            return view.mix, Key(seed, epoch, step, view.mix.share or view.name)
     return None
 
 
-def partner_rows(block: Block, blend: Blend) -> list[int]:
-    """Row of the global batch that each of the block's samples is mixed with."""
-    return [(row + blend.shift) % block.total for row in range(block.first, block.stop)]
+def partner_rows(block: Block, shift: int) -> list[int]:
+    """Row of the global batch that each of the block's samples is mixed with, see `Blend`."""
+    return [(row + shift) % block.total for row in range(block.first, block.stop)]
 
 
 def needed_rows(spec: ViewSpec, block: Block, *, seed: int, epoch: int, step: int) -> list[int]:
     """The rows of the global batch that a rank's views are made of: its own, then partners of other ranks."""
     own = list(range(block.first, block.stop))
-    blend = draw_blend(spec, block.total, seed=seed, epoch=epoch, step=step) if len(block) < block.total else None
-    if blend is None:
+    mix = _mix(spec, seed, epoch, step) if len(block) < block.total else None
+    if mix is None:
         return own
-    return own + [row for row in partner_rows(block, blend) if not block.first <= row < block.stop]
+    shift = mix[0].draw_shift(mix[1], block.total)
+    return own + [row for row in partner_rows(block, shift) if not block.first <= row < block.stop]
 
 
 def make_views(
@@ -55,8 +62,8 @@ def make_views(
 ) -> Views:
     """All views of a batch.
 
-    What a sample's own views draw depends on (seed, epoch, sample id) only; a mix and masks of scope "batch" serve the
-    whole global batch and are drawn from (seed, epoch, step).
+    What a sample's own views draw depends on (seed, epoch, sample id) only; mixes and masks of scope "batch" serve the
+    whole global batch and are drawn from (seed, epoch, step), as is who is mixed with whom.
 
     Args:
         batch: the samples of `needed_rows`.
@@ -69,9 +76,9 @@ def make_views(
         the global batch.
     """
     block = Block(0, len(batch), len(batch)) if block is None else block
-    blend = draw_blend(spec, block.total, seed=seed, epoch=epoch, step=step)
-    mixed_from = next((view.of for view in spec.views if view.mix is not None), None)
     own = _head(batch, len(block))
+    blend = draw_blend(spec, Samples(own.sample_id, own.length), block.total, seed=seed, epoch=epoch, step=step)
+    mixed_from = next((view.of for view in spec.views if view.mix is not None), None)
     drawn: dict[str, Drawn] = {}
     begun: dict[str, Begun] = {}
     for view in spec.views:
@@ -107,7 +114,7 @@ def assembled(
         spec: the views.
         drawn, begun: by view; what a mix takes a part of has the rows of `needed_rows`.
         block: the rank's part of the global batch.
-        blend: how that is mixed.
+        blend: how the own samples are mixed.
     """
     made: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
@@ -128,8 +135,8 @@ def assembled(
         sample_id=own.sample_id,
         masks={name: mask[: len(block)] for name, mask in masks.items()},
         targets=targets,
-        mix_partner=None if blend is None else torch.tensor(partner_rows(block, blend), device=device),
-        mix_weight=None if blend is None else torch.full((len(block),), blend.weight, device=device),
+        mix_partner=None if blend is None else torch.tensor(partner_rows(block, blend.shift), device=device),
+        mix_weight=None if blend is None else torch.as_tensor(blend.weight, device=device).expand(len(block)).clone(),
     )
 
 
@@ -145,17 +152,17 @@ def _of(view: View, made: Mapping[str, Tensor], block: Block, blend: Blend | Non
     x = made[view.of]
     if view.mix is None or blend is None:
         return x[: len(block)]
-    positions = _partner_positions(block, blend, x.device)
+    positions = _partner_positions(block, blend.shift, x.device)
     if processor.passes_over(x) and isinstance(view.mix, PartnerMix):
         return processor.mix(x, positions, blend.params)
     mixed = view.mix.apply_mix(unflatten(x[: len(block)]), unflatten(x[positions]), blend)
     return flatten(mixed).contiguous()
 
 
-def _partner_positions(block: Block, blend: Blend, device: torch.device) -> Tensor:
+def _partner_positions(block: Block, shift: int, device: torch.device) -> Tensor:
     """Where each sample's partner stands in the batch of `needed_rows`."""
     positions, end = [], len(block)
-    for row in partner_rows(block, blend):
+    for row in partner_rows(block, shift):
         if block.first <= row < block.stop:
             positions.append(row - block.first)
         else:

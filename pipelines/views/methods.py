@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.augmentations.joints import JointCorruption
-from pipelines.augmentations.masks import BodyPartMask, ClipMask
+from pipelines.augmentations.masks import BodyPartMask, ClipMask, Persons, Scope, TubeMask, kept_count
 from pipelines.augmentations.mixing import UNITS, PCM3Mix
 from pipelines.augmentations.motion import MotionMask
 from pipelines.augmentations.noise import GaussianBlur, GaussianNoise
@@ -29,8 +29,14 @@ class PCM3PPViewsConfig(BaseModel):
             short sequences (NW-UCLA: 39 frames in the mean) without a crop at all: choose less there.
         corrupt_probability: of joint corruption instead of a shear, in the base and the key view.
         corrupt_joints: joints that a corruption takes.
-        mask_ratio: share of the five body parts that are hidden in each segment of the masked view.
-        mask_segments: equal stretches of time with their own hidden parts.
+        mix_scope: whether one way of mixing (mode, parts, stretch, share) serves the global batch, as released, or
+            each sample draws its own; partners are drawn for the batch in either case.
+        mask_granularity: what is hidden in each segment of the masked view: body parts (`BodyPartMask`, as published)
+            or as large a share of single joints (`TubeMask`).
+        mask_ratio: share of the five body parts, rounded down, or of the joints, that are hidden.
+        mask_segments: equal stretches of time with their own hidden parts or joints.
+        mask_scope: whether the same is hidden in the whole global batch, as released, or each sample draws its own.
+        mask_persons: of whom; as released only of the first person.
         clip_frames: frames of the key view that the clip view keeps; not published, 16 of 64 by default.
     """
 
@@ -42,8 +48,12 @@ class PCM3PPViewsConfig(BaseModel):
     min_frames: int = Field(default=MIN_CROP, ge=1)
     corrupt_probability: float = Field(default=0.5, ge=0, le=1)
     corrupt_joints: int = Field(default=15, ge=1, le=NUM_JOINTS)
+    mix_scope: Scope = "batch"
+    mask_granularity: Literal["part", "joint"] = "part"
     mask_ratio: float = Field(default=0.6, ge=0.2, le=0.99)
     mask_segments: int = Field(default=8, ge=1)
+    mask_scope: Scope = "batch"
+    mask_persons: Persons = "main"
     clip_frames: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")
@@ -54,6 +64,8 @@ class PCM3PPViewsConfig(BaseModel):
             )
         if self.min_ratio > self.max_ratio:
             raise ValueError(f"min_ratio={self.min_ratio}, expected at most max_ratio={self.max_ratio}")
+        if self.mask_granularity == "joint":
+            kept_count(NUM_JOINTS, self.mask_ratio)
         if self.clip_frames > self.frames:
             raise ValueError(f"clip_frames={self.clip_frames}, expected at most frames={self.frames}")
         return self
@@ -70,7 +82,10 @@ class PCM3PPViewsConfig(BaseModel):
         either = OneOf(
             operations=(JointCorruption(joints=self.corrupt_joints), Shear()), weights=(corrupted, 1 - corrupted)
         )
-        mask = BodyPartMask(ratio=self.mask_ratio, segments=self.mask_segments)
+        hiding = BodyPartMask if self.mask_granularity == "part" else TubeMask
+        mask = hiding(
+            ratio=self.mask_ratio, segments=self.mask_segments, scope=self.mask_scope, persons=self.mask_persons
+        )
         to_stream = ToStream(stream=stream)
         return ViewSpec(
             frames=self.frames,
@@ -79,7 +94,7 @@ class PCM3PPViewsConfig(BaseModel):
                 View(name="key", operations=(crop, either, to_stream)),
                 View(name="target", operations=(crop, Shear(), to_stream)),
                 View(name="masked", of="target", operations=(mask,)),
-                View(name="mix", of="base", operations=(PCM3Mix(),)),
+                View(name="mix", of="base", operations=(PCM3Mix(scope=self.mix_scope),)),
                 View(name="clip", of="key", operations=(ClipMask(frames=self.clip_frames),)),
             ),
         )

@@ -99,29 +99,30 @@ def hide_entries(
 
 
 @kernel(
-    f"int64({_READ('float32')}, {_READ('int64')}, {_READ('int64')}, {_READ('uint8')}, float32[::1], float32[::1],"
-    " boolean, int64, int64)"
+    f"int64({_READ('float32')}, {_READ('int64')}, {_READ('int64')}, {_READ('uint8')}, int64, float32[::1],"
+    " float32[::1], boolean, int64, int64, int64)"
 )
 def paste_rows(
-    x: Floats, rows: Integers, frames: Integers, shown: Bytes, out: Floats, room: Floats, aligned: bool, first: int,
-    stop: int,
+    x: Floats, rows: Integers, frames: Integers, shown: Bytes, on: int, out: Floats, room: Floats, aligned: bool,
+    T: int, first: int, stop: int,
 ) -> int:  # fmt: skip
     """Paste entries of partners into samples first..stop-1.
 
     Args:
         x: (rows * T * 150,), samples and partners.
         rows: (N,), where each sample's partner stands in x; sample n stands at n.
-        frames: (T,), the partner's frame of which entries are pasted, or -1.
-        shown: (150,), not zero for entries that are pasted.
+        frames: (N * T,) or (T,), the partner's frame of which entries are pasted, or -1.
+        shown: (N * 150,) or (150,), not zero for entries that are pasted.
+        on: 1 where each sample has its own `frames` and `shown`, 0 where they serve all.
         out: (N * T * 150,).
         room: (ROOM,); each thread its own.
         aligned: `out` begins at a multiple of 64 bytes.
+        T: frames of a view.
 
     Returns:
         -1.
     """
     source, entries, buffer, to = pointer(x), pointer(shown), pointer(room), pointer(out)
-    T = len(frames)
     past = aligned and T % _CHUNK == 0
     for n in range(first, stop):
         for t in range(0, T, _CHUNK):
@@ -129,16 +130,17 @@ def paste_rows(
             begin = (n * T + t) * _FRAME
             for row in range(count // _FRAME):
                 own, at = begin + row * _FRAME, row * _FRAME
-                if frames[t + row] < 0:
+                taken = frames[on * n * T + t + row]
+                if taken < 0:
                     for number in range(10):
                         place = min(16 * number, _LAST)
                         store(buffer, at + place, load(source, own + place))
                 else:
-                    other = (rows[n] * T + frames[t + row]) * _FRAME
+                    other, pasted = (rows[n] * T + taken) * _FRAME, on * n * _FRAME
                     for number in range(10):
                         place = min(16 * number, _LAST)
-                        pasted = choose(entries, place, load(source, other + place), load(source, own + place))
-                        store(buffer, at + place, pasted)
+                        lanes, others = load(source, other + place), load(source, own + place)
+                        store(buffer, at + place, choose(entries, pasted + place, lanes, others))
             _span(buffer, to, 0, begin, count, True, past)
     settle()
     return -1

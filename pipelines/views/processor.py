@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.augmentations.mixing import Mixing, pasted_frames
+from pipelines.augmentations.mixing import MODES, Mixing, Mixings, pasted_frames, pasted_frames_each
 from pipelines.views.draw import Drawn
 from pipelines.views.layout import WIDTH
 from pipelines.views.recycling import aligned, empty
@@ -104,10 +104,10 @@ def hide(x: Tensor, shown: Tensor) -> Tensor:
     return out
 
 
-def mix(x: Tensor, rows: Tensor, mixing: Mixing) -> Tensor:
+def mix(x: Tensor, rows: Tensor, mixing: Mixing | Mixings) -> Tensor:
     """Mix the first samples of a flat view (.., T, V*C*M), contiguous float32, with those at `rows` (N,), in one pass.
 
-    Equal to `apply_mix`.
+    Equal to `apply_mix` and `apply_mixings`.
 
     Raises:
         ConfigError: the view is no multiple of the units of time.
@@ -119,23 +119,31 @@ def mix(x: Tensor, rows: Tensor, mixing: Mixing) -> Tensor:
     if samples and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
         raise IndexError(f"found partners {int(rows.min())}..{int(rows.max())}, expected some of {len(x)} samples")
     out = empty(samples, *x.shape[1:])
-    if mixing.mode == "mixup":
-        return _blended(x, rows.tolist(), mixing.blend, out)
-    taken = np.array(pasted_frames(mixing, frames), np.int64)
-    assert len(taken) == frames
-    shown = np.zeros((NUM_JOINTS, WIDTH // NUM_JOINTS), np.uint8)
-    shown[list(mixing.joints)] = 1
+    if isinstance(mixing, Mixings):
+        each, taken, joints = 1, pasted_frames_each(mixing, frames).numpy(), mixing.joints.numpy()
+        assert taken.shape == (samples, frames)
+    else:
+        if mixing.mode == "mixup":
+            return _blended(x, rows.tolist(), mixing.blend, out)
+        each, taken, joints = 0, np.array(pasted_frames(mixing, frames)), np.zeros(NUM_JOINTS, np.bool_)
+        joints[list(mixing.joints)] = True
     arguments = (
         x.view(-1).numpy(),
         rows.numpy(),
-        taken,
-        shown.reshape(-1),
+        taken.reshape(-1),
+        joints.repeat(WIDTH // NUM_JOINTS, axis=-1).reshape(-1).view(np.uint8),
+        each,
         out.view(-1).numpy(),
     )
     aligned_out = out.data_ptr() % 64 == 0
-    _shared_out(
-        lambda first, stop: int(passes.paste_rows(*arguments, aligned(passes.ROOM), aligned_out, first, stop)), samples
-    )
+
+    def work(first: int, stop: int) -> int:
+        return int(passes.paste_rows(*arguments, aligned(passes.ROOM), aligned_out, frames, first, stop))
+
+    _shared_out(work, samples)
+    if isinstance(mixing, Mixings):
+        for n in (mixing.mode == MODES.index("mixup")).nonzero()[:, 0].tolist():
+            torch.lerp(x[n], x[int(rows[n])], float(mixing.blend[n]), out=out[n])
     return out
 
 

@@ -28,7 +28,7 @@ from pipelines.synthetic import synthesize
 from pipelines.views import make_views
 from pipelines.views.draw import draw_view
 from pipelines.views.layout import unflatten
-from pipelines.views.methods import METHODS
+from pipelines.views.methods import METHODS, PCM3PPViewsConfig
 from pipelines.views.spec import ViewSpec
 from shards.batch import RaggedBatch
 from shards.catalog import DATASETS
@@ -180,16 +180,21 @@ def test_zeroed_joints_lie_where_the_sample_has_them_and_its_centre_is_not_taken
     assert not (states(lost) & GONE).any()
 
 
-def test_a_mix_names_its_partner_and_marks_what_it_changed(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+def test_a_mix_names_its_partner_and_marks_what_it_changed(store: Path, tmp_path: Path, scope: Any) -> None:
     key, modes = a_key(store), set()
     around = read_neighbours(find_sample(store, key), STAND_IN)
-    for step in range(12):
-        page = shown(ViewRequest(store, key, step=step), tmp_path)
-        made = make_views(around.batch, METHODS["pcm3pp"]("joint"), seed=0, epoch=0, step=step)
+    spec = PCM3PPViewsConfig(mix_scope=scope).spec("joint")
+    (tmp_path / "views.json").write_text(spec.model_dump_json(), encoding="utf-8")
+    for number in range(12):
+        # what a sample draws changes with the epoch, what a batch draws with the step too
+        epoch, step = (number, 0) if scope == "sample" else (0, number)
+        page = shown(ViewRequest(store, key, str(tmp_path / "views.json"), epoch=epoch, step=step), tmp_path)
+        made = make_views(around.batch, spec, seed=0, epoch=epoch, step=step)
         assert made.mix_partner is not None
         assert made.mix_weight is not None
         partner, weight = around.keys[int(made.mix_partner[0])], float(made.mix_weight[0])
-        told = re.search(r"pcm3_mix: partner (\S+), its share (\S+); (\w+)", page.words)
+        told = re.search(rf"pcm3_mix \(scope {scope}\): partner (\S+), its share (\S+); (\w+)", page.words)
         assert told is not None
         assert told[1] == partner
         assert float(told[2]) == pytest.approx(weight, abs=6e-4)

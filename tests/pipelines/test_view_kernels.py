@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._inductor import metrics
 
-from pipelines.augmentations.mixing import Mixing, apply_mix
+from pipelines.augmentations.mixing import Mixing, Mixings, apply_mix, apply_mixings
 from pipelines.augmentations.operation import JointMatrices, Window
 from pipelines.streams import Stream
 from pipelines.views import fused as fused_module
@@ -239,6 +239,28 @@ def test_mixing_in_one_pass_equals_mixing_with_copied_partners(
     expected = flatten(apply_mix(unflatten(x[:own]), unflatten(x[rows]), mixing))
     # torch rounds the last entries of a piece of memory once more than the others when it blends
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if mode == "mixup" else 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(own=st.integers(1, 70), more=st.integers(0, 9), frames=st.sampled_from([4, 12, 16, 64]), seed=st.integers(0, 99))
+def test_mixing_each_sample_in_its_own_way_in_one_pass_equals_mixing_with_copied_partners(
+    own: int, more: int, frames: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def whole(high: int) -> Tensor:
+        return torch.randint(0, high, (own,), generator=generator)
+
+    x = torch.randn(own + more, frames, 150, generator=generator)
+    rows, length = whole(own + more), whole(4) + 1
+    joints = torch.rand(own, 25, generator=generator) < torch.rand(own, 1, generator=generator)
+    blend = torch.rand(own, generator=generator, dtype=torch.float64)
+    mixings = Mixings(whole(3), joints, whole(4) % (5 - length), length, blend, units=4)
+    found = processor.mix(x, rows, mixings)
+    expected = flatten(apply_mixings(unflatten(x[:own]), unflatten(x[rows]), mixings))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    pasted = mixings.mode < 2
+    assert torch.equal(found[pasted], expected[pasted])
 
 
 def test_a_partner_that_is_not_there_is_not_read() -> None:

@@ -167,6 +167,19 @@ def test_the_views_of_pcm3pp_are_those_of_the_paper() -> None:
     }
 
 
+def test_what_is_mixed_and_hidden_alike_can_be_chosen() -> None:
+    def chosen(**options: Any) -> list[dict[str, Any]]:
+        views = {view.name: view for view in PCM3PPViewsConfig(**options).spec("joint").views}
+        return [views[n].operations[0].model_dump(exclude={"share", "probability"}) for n in ("mix", "masked")]
+
+    hidden = {"ratio": 0.6, "segments": 8, "scope": "batch", "persons": "main"}
+    assert chosen() == [{"kind": "pcm3_mix", "scope": "batch"}, {"kind": "body_part_mask", **hidden}]
+    other = {"ratio": 0.4, "segments": 4, "scope": "sample", "persons": "both"}
+    assert chosen(
+        mix_scope="sample", mask_granularity="joint", **{f"mask_{name}": value for name, value in other.items()}
+    ) == [{"kind": "pcm3_mix", "scope": "sample"}, {"kind": "tube_mask", **other}]
+
+
 def test_the_readme_lists_every_operation_and_its_example_is_a_specification() -> None:
     text = (Path(__file__).parents[2] / "pipelines" / "README.md").read_text(encoding="utf-8")
     table = text[text.index("### The vocabulary") : text.index("### Mixing data sets")]

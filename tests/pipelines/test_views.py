@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipelines.augmentations.draws import uniform
-from pipelines.augmentations.masks import BodyPartMask
-from pipelines.augmentations.operation import Key, Samples
+from pipelines.augmentations.operation import Samples
 from pipelines.streams import Stream
 from pipelines.views import Block, draw_blend, make_views, needed_rows
 from pipelines.views.layout import flatten, unflatten
@@ -26,6 +25,11 @@ from shards.skeleton import BODY_PARTS, PARENTS
 Array = npt.NDArray[np.float64]
 
 CONFIG = PCM3PPViewsConfig()
+OF_SAMPLES = PCM3PPViewsConfig(mix_scope="sample", mask_scope="sample")
+"""Nothing but who is mixed with whom is drawn for a batch."""
+
+CONFIGS = (CONFIG, OF_SAMPLES, PCM3PPViewsConfig(mask_granularity="joint", mask_persons="both"))
+
 OWN = ("base", "key", "target", "clip")
 """The views that a sample has in any company."""
 
@@ -105,31 +109,59 @@ def _slow_flatten(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return out
 
 
+def _slow_mixed(x: Array, partner: Array, number: int) -> tuple[Array, float]:
+    """A view mixed as step or sample `number` draws it, and the partner's share."""
+    _, how_many, how_long, where, branch, share = _draw(number, "mix", "batch", 6)
+    if branch <= 0.25:
+        return (1 - share) * x + share * partner, share
+    parts = np.argsort(_draw(number, "mix", "parts", 5))[: 2 + math.floor(2 * how_many)]
+    joints = [joint for part in parts for joint in BODY_PARTS[part]]
+    units = 7 + math.floor(5 * how_long)
+    begin, count = 4 * math.floor(where * (17 - units)), 4 * units
+    mixed = x.copy()
+    for t in range(count):
+        source = begin + t if branch > 0.5 else t * min(2 * count, 64) // count
+        mixed[begin + t][:, joints] = partner[source][:, joints]
+    return mixed, count / 64 * len(joints) / 25
+
+
+@pytest.mark.parametrize("config", [CONFIG, OF_SAMPLES])
 @pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
-def test_views_equal_a_feeder_that_makes_sample_after_sample(stream: Stream) -> None:
+def test_views_equal_a_feeder_that_makes_sample_after_sample(stream: Stream, config: PCM3PPViewsConfig) -> None:
     ids = list(range(40, 60))
     batch = _batch(ids)
-    views = _views(batch, stream)
-    samples = Samples(batch.sample_id, batch.length)
-    parts = BodyPartMask().draw(samples, Key(1, 2, 3, "masked"), 64)[0].tolist()
+    views = _views(batch, stream, config)
+    assert views.mix_partner is not None
+    assert views.mix_weight is not None
+    raws = [
+        batch.frames[first : first + count].double().numpy()
+        for first, count in zip(batch.start.tolist(), batch.length.tolist(), strict=True)
+    ]
+    bases = [
+        _slow_stream(_slow_augmented(raw.copy(), sample, "base"), stream) for raw, sample in zip(raws, ids, strict=True)
+    ]
+    shift = 1 + math.floor(_draw(3, "mix", "batch", 1)[0] * 18)
+    modes = set()
     for row, sample in enumerate(ids):
-        start, length = int(batch.start[row]), int(batch.length[row])
-        raw = batch.frames[start : start + length].double().numpy()
-        base, key, target = (
-            _slow_stream(_slow_augmented(raw.copy(), sample, view), stream) for view in ("base", "key", "target")
-        )
-        masked = target.copy()
-        for segment, hidden in enumerate(parts):
-            for part in hidden:
+        base, raw = bases[row], raws[row]
+        key, target = (_slow_stream(_slow_augmented(raw.copy(), sample, view), stream) for view in ("key", "target"))
+        masked, number = target.copy(), sample if config == OF_SAMPLES else 3
+        for segment, noise in enumerate(np.reshape(_draw(number, "masked", "parts", 40), (8, 5))):
+            for part in np.argsort(noise)[:3]:
                 masked[8 * segment : 8 * segment + 8, 0, list(BODY_PARTS[part])] = 0
         begin = math.floor(_draw(sample, "clip", "start", 1)[0] * 49)
         clip = np.zeros_like(key)
         clip[begin : begin + 16] = key[begin : begin + 16]
-        expected = {"base": base, "key": key, "target": target, "masked": masked, "clip": clip}
+        mix, weight = _slow_mixed(base, bases[(row + shift) % 20], number)
+        assert int(views.mix_partner[row]) == (row + shift) % 20
+        assert float(views.mix_weight[row]) == pytest.approx(weight, abs=1e-6)
+        modes.add(math.ceil(_draw(number, "mix", "batch", 6)[4] * 4))
+        expected = {"base": base, "key": key, "target": target, "masked": masked, "mix": mix, "clip": clip}
         for name, x in expected.items():
             np.testing.assert_allclose(
                 views.views[name][row].numpy(), _slow_flatten(x), rtol=0, atol=1e-5, err_msg=f"{name} of {sample}"
             )
+    assert modes >= {1, 2, 3} if config == OF_SAMPLES else len(modes) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -198,11 +230,15 @@ def test_a_samples_own_views_are_bit_equal_in_any_company(
 ) -> None:
     company = [*ids, *others]
     order.shuffle(company)
-    alone, together = _views(_batch(ids), stream, step=0), _views(_batch(company), stream, step=99)
+    alone, together = (_views(_batch(some), stream, OF_SAMPLES, step=step) for some, step in ((ids, 0), (company, 99)))
     rows = [company.index(sample) for sample in ids]
-    for name in OWN:
+    for name in (*OWN, "masked"):
         assert torch.equal(alone.views[name], together.views[name][rows]), name
-    assert torch.equal(alone.masks["clip"], together.masks["clip"][rows])
+    for name, mask in alone.masks.items():
+        assert torch.equal(mask, together.masks[name][rows]), name
+    assert alone.mix_weight is not None
+    assert together.mix_weight is not None
+    assert torch.equal(alone.mix_weight, together.mix_weight[rows])
 
 
 @settings(max_examples=40, deadline=None)
@@ -211,11 +247,14 @@ def test_a_samples_own_views_are_bit_equal_in_any_company(
     world=st.integers(1, 8),
     step=st.integers(0, 50),
     stream=st.sampled_from(["joint", "bone", "motion"]),
+    config=st.sampled_from(CONFIGS),
 )
-def test_the_ranks_together_see_the_views_of_the_whole_batch(total: int, world: int, step: int, stream: Stream) -> None:
-    spec = CONFIG.spec(stream)
+def test_the_ranks_together_see_the_views_of_the_whole_batch(
+    total: int, world: int, step: int, stream: Stream, config: PCM3PPViewsConfig
+) -> None:
+    spec = config.spec(stream)
     ids = list(range(100, 100 + total))
-    whole = _views(_batch(ids), stream, step=step)
+    whole = _views(_batch(ids), stream, config, step=step)
     edges = [total * rank // world for rank in range(world + 1)]
     for first, stop in itertools.pairwise(edges):
         if first == stop:
@@ -228,11 +267,15 @@ def test_the_ranks_together_see_the_views_of_the_whole_batch(total: int, world: 
         assert part.sample_id.tolist() == ids[first:stop]
         for name, x in whole.views.items():
             torch.testing.assert_close(part.views[name], x[first:stop], rtol=0, atol=1e-6)
-        assert torch.equal(part.masks["masked"], whole.masks["masked"])
+        masked = whole.masks["masked"]
+        assert torch.equal(part.masks["masked"], masked if len(masked) == 1 else masked[first:stop])
         assert torch.equal(part.masks["clip"], whole.masks["clip"][first:stop])
         assert part.mix_partner is not None
+        assert part.mix_weight is not None
         assert whole.mix_partner is not None
+        assert whole.mix_weight is not None
         assert torch.equal(part.mix_partner, whole.mix_partner[first:stop])
+        assert torch.equal(part.mix_weight, whole.mix_weight[first:stop])
 
 
 def test_views_do_not_depend_on_where_the_frames_lie() -> None:
@@ -284,6 +327,23 @@ def test_the_masked_view_hides_three_of_five_parts_of_the_main_person_in_every_s
     assert torch.equal(views.views["masked"], views.views["target"].where(visible, torch.zeros(())))
 
 
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+@pytest.mark.parametrize("persons", ["main", "both"])
+def test_the_masked_view_may_hide_as_many_single_joints_in_every_segment(scope: str, persons: str) -> None:
+    config = PCM3PPViewsConfig.model_validate(
+        {"mask_granularity": "joint", "mask_scope": scope, "mask_persons": persons}
+    )
+    views = _views(_batch([1, 2, 3, 4]), config=config)
+    visible = views.masks["masked"]
+    assert visible.shape == (1 if scope == "batch" else 4, 64, 150)
+    joints = unflatten(visible).view(-1, 8, 8, 2, 25, 3)
+    assert torch.equal(joints, joints[:, :, :1, :, :, :1].expand_as(joints))
+    hidden = (~joints[:, :, 0, :, :, 0]).sum(dim=-1)
+    assert (hidden[..., 0] == 15).all()
+    assert (hidden[..., 1] == (15 if persons == "both" else 0)).all()
+    assert torch.equal(views.views["masked"], views.views["target"].where(visible, torch.zeros(())))
+
+
 def test_the_clip_keeps_a_run_of_the_key_view_and_nothing_else() -> None:
     views = _views(_batch([1, 2, 3, 4]))
     kept = views.masks["clip"]
@@ -294,9 +354,11 @@ def test_the_clip_keeps_a_run_of_the_key_view_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("step", range(8))
 def test_the_mixed_view_takes_its_weight_from_its_partner(step: int) -> None:
-    blend = draw_blend(CONFIG.spec("joint"), 8, seed=1, epoch=2, step=step)
+    batch = _batch(list(range(20, 28)))
+    samples = Samples(batch.sample_id, batch.length)
+    blend = draw_blend(CONFIG.spec("joint"), samples, 8, seed=1, epoch=2, step=step)
     assert blend is not None
-    views = _views(_batch(list(range(20, 28))), step=step)
+    views = _views(batch, step=step)
     base, mixed = unflatten(views.views["base"]), unflatten(views.views["mix"])
     assert views.mix_partner is not None
     assert views.mix_weight is not None
@@ -325,6 +387,7 @@ def test_views_of_another_length(frames: int, segments: int, clip: int) -> None:
         ({"frames": 16, "clip_frames": 17}, "clip_frames=17, expected at most frames=16"),
         ({"corrupt_joints": 26}, "corrupt_joints"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"mask_ratio": 0.97, "mask_granularity": "joint"}, "mask of 0.97 of 25, which leaves none"),
         ({"clip_length": 8}, "clip_length"),
     ],
 )

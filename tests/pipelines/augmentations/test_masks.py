@@ -124,16 +124,28 @@ def test_a_random_mask_takes_every_token_and_every_pair_of_neighbours_equally_of
 
 
 @pytest.mark.parametrize(("ratio", "kept"), [(0.6, 10), (0.9, 2), (0.96, 1), (0.01, 24)])
-def test_a_tube_hides_the_same_joints_in_all_frames(ratio: float, kept: int) -> None:
-    visible = _visible(TubeMask(ratio=ratio), 50)
-    assert torch.equal(visible, visible[:, :1].expand_as(visible))
-    assert (visible[:, 0, 0].sum(dim=1) == kept).all()
+@pytest.mark.parametrize("segments", [1, 4, 64])
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+def test_a_tube_hides_the_same_joints_in_all_frames_of_a_segment(
+    ratio: float, kept: int, segments: int, scope: str
+) -> None:
+    operation = TubeMask.model_validate({"ratio": ratio, "segments": segments, "scope": scope})
+    visible = _visible(operation, 50)
+    by_segment = visible.view(50, segments, 64 // segments, 2, 25)
+    assert torch.equal(by_segment, by_segment[:, :, :1].expand_as(by_segment))
+    shown = by_segment[:, :, 0, 0]
+    assert (shown.sum(dim=-1) == kept).all()
+    assert bool((shown == shown[:1]).all()) is (scope == "batch")
+    assert bool((shown == shown[:, :1]).all()) is (segments == 1)
 
 
 def test_a_tube_takes_every_joint_equally_often() -> None:
-    shown = TubeMask().draw(_samples(20_000), KEY, 64).double()
+    shown = TubeMask(segments=2).draw(_samples(20_000), KEY, 64).double()
     # standard error 0.0035
     assert (shown.mean(dim=0) - 10 / 25).abs().max() < 0.017
+    both = shown.prod(dim=1).mean(dim=0)
+    # segments are independent; standard error 0.0026
+    assert (both - 0.16).abs().max() < 0.013
 
 
 @pytest.mark.parametrize("pattern", ["scattered", "run"])
@@ -159,7 +171,15 @@ def test_hidden_frames_are_equally_frequent_and_hidden_runs_begin_everywhere_equ
 
 @pytest.mark.parametrize(
     "operation",
-    [BodyPartMask(scope="sample"), ClipMask(), RandomMask(), TubeMask(), FrameMask(), FrameMask(pattern="run")],
+    [
+        BodyPartMask(scope="sample"),
+        ClipMask(),
+        RandomMask(),
+        TubeMask(),
+        TubeMask(segments=8),
+        FrameMask(),
+        FrameMask(pattern="run"),
+    ],
 )
 def test_what_is_hidden_of_a_sample_does_not_depend_on_its_batch_or_step(operation: Mask) -> None:
     some = torch.tensor([59, 3, 17])
@@ -178,6 +198,7 @@ def test_what_is_hidden_of_a_sample_does_not_depend_on_its_batch_or_step(operati
         (ClipMask(frames=17), 16, "clip of 17 frames, expected at most the view's 16"),
         (RandomMask(patch=5), 64, "view of 64 frames, expected a multiple of the 5 frames of a token"),
         (RandomMask(patch=128), 64, "view of 64 frames, expected a multiple of the 128 frames of a token"),
+        (TubeMask(segments=7), 64, "view of 64 frames, expected a multiple of 7 segments"),
         (TubeMask(ratio=0.97), 64, r"mask of 0\.97 of 25, which leaves none; expected one to stay"),
         (FrameMask(ratio=0.9), 8, r"mask of 0\.9 of 8, which leaves none; expected one to stay"),
     ],

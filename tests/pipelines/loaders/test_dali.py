@@ -88,10 +88,15 @@ def test_the_views_of_pcm3pp_are_those_of_torch_on_every_rank(stream: Stream, wo
     assert_equal_to_torch(PCM3PPViewsConfig(min_frames=8).spec(stream), ragged(LENGTHS), blocks)
 
 
-@pytest.mark.parametrize("step", range(6))
-def test_every_way_of_mixing_is_that_of_torch(step: int) -> None:
+OF_SAMPLES = PCM3PPViewsConfig(min_frames=8, mix_scope="sample", mask_scope="sample", mask_granularity="joint")
+
+
+@pytest.mark.parametrize(
+    ("config", "step"), [*((PCM3PPViewsConfig(), step) for step in range(6)), (OF_SAMPLES, 0), (OF_SAMPLES, 1)]
+)
+def test_every_way_of_mixing_is_that_of_torch(config: PCM3PPViewsConfig, step: int) -> None:
     blocks = [Block(0, 5, 16), Block(5, 16, 16)]
-    assert_equal_to_torch(PCM3PPViewsConfig().spec("joint"), ragged(LENGTHS), blocks, step=step)
+    assert_equal_to_torch(config.spec("joint"), ragged(LENGTHS), blocks, step=step)
 
 
 def test_frames_of_half_precision_are_widened_as_by_torch() -> None:
@@ -116,6 +121,8 @@ SCARCE: dict[str, dict[str, Any]] = {
 }
 """Options of the operations that cannot do without."""
 
+SCOPES = st.sampled_from(["batch", "sample"])
+
 
 def made_of(kind: str, frames: int, **options: Any) -> Any:
     """An operation of a kind by its defaults, as far as they fit short views."""
@@ -139,7 +146,13 @@ def kinds_of(families: Any) -> list[str]:
 def operations(draw: st.DrawFn, frames: int, *families: Any) -> tuple[Any, ...]:
     kinds = draw(st.lists(st.sampled_from(kinds_of(families)), max_size=3))
     return tuple(
-        made_of(kind, frames, probability=draw(st.sampled_from([0.5, 1.0])), stream=draw(st.sampled_from(STREAMS)))
+        made_of(
+            kind,
+            frames,
+            probability=draw(st.sampled_from([0.5, 1.0])),
+            stream=draw(st.sampled_from(STREAMS)),
+            scope=draw(SCOPES),
+        )
         for kind in kinds
     )
 
@@ -157,7 +170,7 @@ def specs(draw: st.DrawFn) -> ViewSpec:
         View(name="e", of="d", operations=draw(masks)),
     ]
     if draw(st.booleans()):
-        mix = made_of(draw(st.sampled_from(kinds_of(Mix))), frames)
+        mix = made_of(draw(st.sampled_from(kinds_of(Mix))), frames, scope=draw(SCOPES))
         views.append(View(name="f", of="a", operations=(mix, *draw(changes), *draw(masks))))
     return ViewSpec(frames=frames, views=tuple(views))
 
@@ -235,7 +248,7 @@ def loader(engine: Engine, split: Split, spec: ViewSpec, rank: int = 0, world: i
 
 @pytest.mark.parametrize("other", ["resident", "stream"])
 def test_an_epoch_is_that_of_the_other_engines(split: Split, other: str) -> None:
-    spec = PCM3PPViewsConfig(min_frames=8).spec("motion")
+    spec = OF_SAMPLES.spec("motion")
     engines = [engine("dali", split, spec), engine(other, split, spec)]
     for epoch in (0, 3):
         found, expected = ([*loader(each, split, spec, workers=2).epoch(epoch)] for each in engines)
@@ -247,7 +260,7 @@ def test_an_epoch_is_that_of_the_other_engines(split: Split, other: str) -> None
 
 
 def test_a_run_of_another_engine_goes_on_here_on_another_number_of_ranks(split: Split) -> None:
-    spec = PCM3PPViewsConfig(min_frames=8).spec("joint")
+    spec = OF_SAMPLES.spec("joint")
     dali = engine("dali", split, spec)
     undisturbed = [*loader(engine("resident", split, spec), split, spec).epoch(1)]
     ranks = [[*loader(dali, split, spec, rank, 3).epoch(1, first_step=1)] for rank in range(3)]
