@@ -7,7 +7,7 @@ SETUP := $(VENV)/.complete
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: setup demo test check lint types rooms fuzz gpu bench bench-loaders clean
+.PHONY: setup demo test check lint types rooms fuzz gpu bench bench-loaders bench-train clean
 
 RUNS ?= 150000
 
@@ -49,15 +49,23 @@ fuzz: $(SETUP)
 		$(BIN)/python tests/fuzz/fuzz.py $$target -runs=$(RUNS) || exit 1; done
 
 # Needs a CUDA device and whatever python has the packages; touches no network.
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu:
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -m gpu tests/gpu
+	@$(GPU_PYTHON) -m pytest -m gpu tests/gpu
+	@PYTHONPATH=. $(GPU_PYTHON) tests/benchmarks/training.py --device cuda
 
+# All but the ablations, which take hours and a data set.
 bench: $(SETUP)
-	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out %/ablations.py,$(wildcard tests/benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # Every loader beside the reference in one process; some minutes.
 bench-loaders: $(SETUP)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loaders.py
+
+# A training step beside the reference, frame by frame; some five minutes.
+bench-train: $(SETUP)
+	@$(BIN)/python tests/benchmarks/training.py
+	@$(BIN)/python tests/benchmarks/training.py --parts --batch 32
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

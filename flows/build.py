@@ -39,6 +39,22 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def pick_ranks_device(name: str, ranks: int) -> torch.device:
+    """The kind of device that each of `ranks` processes of this machine takes one of.
+
+    Raises:
+        ConfigError: fewer GPUs than ranks, or `name` is a single one.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise ConfigError(f"--device {name} with --gpus {ranks}: expected auto, cuda or cpu; each rank takes its own")
+    found = torch.cuda.device_count()
+    if found < ranks:
+        raise ConfigError(f"--gpus {ranks}: found {found} CUDA devices, expected at least {ranks}, or --device cpu")
+    return torch.device("cuda")
+
+
 def open_views(
     split: Split,
     spec: ViewSpec,

@@ -6,13 +6,14 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flows import cli_data
+from flows import cli_data, cli_exchange, rank
 from flows.cli_data import add_plain, command
 from flows.cli_view import add_view
 from shards.catalog import DATASETS
@@ -29,23 +30,60 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    # torch remarks on each parallel model whose parameters are all used, from each rank
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
+
+_INTERRUPTED = "skelstream: {}; the same command goes on from there (pretrain: with --resume)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 a user's error (told in one message), 130 interrupted."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    try:
+
+    def run() -> int:
         options = parser().parse_args(arguments)  # may load the catalogue entry of a user's own data set
         with _orderly_termination():
             return int(options.command(options) or 0)
+
+    return _told(run)
+
+
+def main_of_rank(request: str, progress: bool) -> int:
+    """What a rank does that `pretrain` started, `request` being its options; the status is that of `main`."""
+
+    def run() -> int:
+        from flows.pretrain import PretrainOptions, pretrain
+
+        with _orderly_termination():
+            pretrain(PretrainOptions.model_validate_json(request), progress=progress)
+        return 0
+
+    return _told(run)
+
+
+def _told(run: Callable[[], int]) -> int:
+    """The status of `run`, its errors told to the user; by a rank to its launcher, which tells them once."""
+    try:
+        return run()
     except (SkelstreamError, OSError) as error:
-        print(f"skelstream: error: {error}", file=sys.stderr)
+        if not rank.leave_error(str(error), rank.USER):
+            print(f"skelstream: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("skelstream: interrupted; the same command goes on from there (pretrain: with --resume)", file=sys.stderr)
+        _say(_INTERRUPTED.format("interrupted"))
         return 130
+    except Exception:
+        if not rank.leave_error(traceback.format_exc(), rank.BUG):
+            raise
+        return 1
+
+
+def _say(text: str) -> None:
+    """Tell the user; of several ranks none does, whoever started them has more to say."""
+    if not rank.is_rank():
+        print(text, file=sys.stderr)
 
 
 @contextmanager
@@ -62,7 +100,7 @@ def _orderly_termination() -> Iterator[None]:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    print("skelstream: terminated; the same command goes on from there (pretrain: with --resume)", file=sys.stderr)
+    _say(_INTERRUPTED.format("terminated"))
     raise SystemExit(128 + number)
 
 
@@ -76,8 +114,9 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     cli_data.add_commands(commands)
     add_view(commands)
-    for add in (_add_pretrain, _add_evaluate, _add_report):
+    for add in (_add_methods, _add_pretrain, _add_evaluate, _add_report):
         add(commands)
+    cli_exchange.add_commands(commands)
     return root
 
 
@@ -109,9 +148,19 @@ def _loader(options: argparse.Namespace) -> "LoaderOptions":
     return validated(LoaderOptions, named, "loader")
 
 
+def _add_methods(commands: Any) -> None:
+    command(commands, "methods", _methods, "list the methods, their variants, and the paper's ablations among them")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from flows.methods import listing
+
+    print(listing())
+
+
 def _add_pretrain(commands: Any) -> None:
     sub = command(commands, "pretrain", _pretrain, "pre-train an encoder without labels")
-    sub.add_argument("method", metavar="METHOD", help="pcm3pp, pcm3pp-small or pcm3")
+    sub.add_argument("method", metavar="METHOD", help="pcm3pp, pcm3pp-small+no-clip, ...: see `skelstream methods`")
     sub.add_argument("--data", required=True, help="folder of a store, or of several; path or URL")
     sub.add_argument("--dataset", required=True, choices=DATASETS, metavar="DATASET", help="%(choices)s")
     sub.add_argument("--protocol", required=True, help="xsub, xview or xset; the train side is used")
@@ -129,6 +178,13 @@ def _add_pretrain(commands: Any) -> None:
         "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
     )
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run")
+    sub.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="train in N processes of this machine, one a GPU (with --device cpu: on the CPU), which share each batch;"
+        " on several machines: torchrun ... -m -- flows.cli pretrain ... --plain",
+    )
     _add_loader(sub)
     add_plain(sub)
 
@@ -148,14 +204,21 @@ def _pretrain(options: argparse.Namespace) -> None:
         overrides=tuple(options.overrides),
         resume=options.resume,
         device=options.device,
+        gpus=_count("--gpus", options.gpus),
     )
     result = finished(request)
     if result is None and options.plain:
         result = pretrain(request, progress=True)
     if result is None:
         pretrain_flow(request)
-    else:
+    elif rank.is_leader():
         print(summary(result))
+
+
+def _count(option: str, number: int | None) -> int | None:
+    if number is not None and number < 1:
+        raise ConfigError(f"{option} {number}: expected at least 1")
+    return number
 
 
 def _also(text: str) -> "AlsoOptions":
@@ -177,6 +240,7 @@ def _add_evaluate(commands: Any) -> None:
     sub = command(commands, "evaluate", _evaluate, "score a run's checkpoint on downstream tasks")
     sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
     sub.add_argument("--tasks", default="linear,retrieval", help="comma-separated")
+    sub.add_argument("--checkpoint", metavar="NAME", help="file in RUN/checkpoints; without it the last one")
     sub.add_argument("--data", help="folder of the store when it has moved since pre-training")
     sub.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
@@ -190,6 +254,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     request = EvaluateOptions(
         run=options.run,
+        checkpoint=options.checkpoint,
         tasks=tuple(dict.fromkeys(filter(None, map(str.strip, options.tasks.split(","))))),
         data=options.data,
         overrides=tuple(options.overrides),

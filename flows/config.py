@@ -1,7 +1,7 @@
 """Run configuration: the components' own models, composed; and typed `--set a.b=value` overrides on any of them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails
 
 from models.evaluation.linear import LinearConfig
 from models.evaluation.retrieval import RetrievalConfig
-from models.objectives.pcm3pp import PCM3PPConfig
-from models.training.engine import TrainConfig
+from models.objectives.pcm3pp import PCM3PPConfig, check_config
+from models.training.schedule import TrainConfig
 from pipelines.loaders.order import WINDOW
 from pipelines.views.methods import PCM3PPViewsConfig
 from shards.errors import ConfigError
@@ -88,9 +88,15 @@ class PretrainConfig(Frozen):
         queue, batch = self.objective.queue_size, self.train.batch_size
         if queue <= batch:
             raise ValueError(f"objective.queue_size is {queue}, expected more than train.batch_size {batch}")
+        if queue % batch:  # as JHang2020/PCM3 asserts: all keys of a step are then of one age
+            raise ValueError(f"objective.queue_size is {queue}, expected a multiple of train.batch_size {batch}")
         width, entries = self.objective.encoder.input_size, NUM_JOINTS * NUM_COORDINATES * NUM_PERSONS
         if width != entries:
             raise ValueError(f"objective.encoder.input_size is {width}, expected {entries}, the entries of a frame")
+        check_config(self.objective)
+        post, terms = self.train.post, self.objective.terms
+        if post.epochs and not set(post.terms) <= set(terms):
+            raise ValueError(f"train.post.terms is {post.terms}, expected some of the objective's terms {terms}")
         return self
 
 
@@ -124,6 +130,15 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
             raise ConfigError(f"--set {override!r}: unknown key {key!r}{hint}")
         _assign(tree, key.split("."), _value(text))
     return validated(type(config), tree, "--set")
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of `config` with the value of each dotted name replaced, unchecked; for recipes."""
+    for key, value in changes.items():
+        name, _, rest = key.partition(".")
+        assert name in type(config).model_fields, f"{type(config).__name__} has no {key}"
+        config = config.model_copy(update={name: changed(getattr(config, name), {rest: value}) if rest else value})
+    return config
 
 
 def validated(kind: type[Config], tree: dict[str, Any], where: str) -> Config:

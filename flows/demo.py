@@ -20,7 +20,9 @@ OVERRIDES = (
     "train.batch_size=32",
     "train.lr=0.01",
     "train.epochs=60",
+    "train.schedule=step",
     "train.milestones=[50]",
+    "train.post.epochs=0",
     "train.probe_every=10",
 )
 

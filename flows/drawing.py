@@ -1,5 +1,6 @@
 """Figures of a report as inline SVG: curves and skeletons. Deterministic: equal data, equal bytes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 
@@ -18,19 +19,29 @@ POSES = 8
 """Poses of a strip, evenly spread over the view."""
 
 
-def curves(series: Mapping[str, Sequence[float]], title: str, xs: Sequence[int] | None = None) -> str:
-    """Lines over epochs, as an SVG element."""
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+def curves(series: Mapping[str, Sequence[float]], title: str, stage: tuple[int, str] | None = None) -> str:
+    """Lines over epochs from 1 on, as an SVG element.
+
+    Args:
+        series: name -> a value for each epoch; NaN where there is none.
+        title: stands above.
+        stage: epochs after which another stage begins, and its name.
+    """
+    figure = Figure(figsize=(4.4, 2.9), layout="constrained")  # about as wide as a phone, so that text can be read
     axes = figure.subplots()
     for name, values in series.items():
-        marker = "." if len(values) == 1 else None  # a line needs two points
-        places = xs if xs is not None else range(1, len(values) + 1)
-        axes.plot(places, values, label=name, linewidth=1.4, marker=marker)
+        known = [(epoch, value) for epoch, value in enumerate(values, 1) if not math.isnan(value)]
+        marker = "." if len(known) == 1 else None  # a line needs two points
+        axes.plot(*zip(*known, strict=True), label=name, linewidth=1.4, marker=marker)
+    if stage is not None:
+        epochs, name = stage
+        axes.axvline(epochs + 0.5, label=name, color="#6a6f75", linewidth=1, linestyle="--")
+    axes.set_xlim(0.5, max(len(values) for values in series.values()) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, ncols=1 + (len(series) > 4))
     return _svg(figure)
 
 

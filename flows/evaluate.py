@@ -18,7 +18,7 @@ from torch import nn
 from flows.build import Side, build_encoder, open_evaluation, pick_device
 from flows.config import EvaluateConfig, Frozen, PretrainConfig, apply_overrides, read_config
 from flows.options import LoaderOptions, PlaceText
-from flows.pretrain import read_run, versions
+from flows.run_folder import read_run, versions
 from models.evaluation.features import Features, coordinate_features, extract_features
 from models.evaluation.linear import linear_evaluation
 from models.evaluation.results import TaskResult, hardware, read_results, write_results
@@ -35,9 +35,14 @@ Scores = dict[str, Any]
 
 
 class EvaluateOptions(Frozen):
-    """Which run, which tasks. `data` is needed only when the store has moved since pre-training."""
+    """Which run, which tasks.
+
+    `checkpoint` is the name of one in the run's folder, such as that of the end of the main stage; None is the last.
+    `data` is needed only when the store has moved since pre-training.
+    """
 
     run: Path
+    checkpoint: str | None = None
     tasks: tuple[str, ...] = ("linear", "retrieval")
     data: PlaceText | None = None
     overrides: tuple[str, ...] = ()
@@ -112,7 +117,7 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
         rows = _stored(options, name, source)
         if rows is None:
             rows = [_run(bench, name, subject, encoders[subject], source) for subject in _subjects(bench.options, name)]
-            write_results(_results_path(options.run, name), rows)
+            write_results(_results_path(source, name), rows)
         results += rows
     return results
 
@@ -137,6 +142,7 @@ class _Source:
     fingerprint: str
     checkpoint: Path
     sha256: str
+    results: Path
 
 
 def _source(options: EvaluateOptions) -> _Source:
@@ -144,13 +150,13 @@ def _source(options: EvaluateOptions) -> _Source:
     if options.data is not None:
         name = read_config(options.run / "config.json").data.dataset
         fingerprint = read_manifest(find_store(place(options.data), name)).fingerprint
-    path = _checkpoint_path(options.run)
-    return _Source(fingerprint, path, sha256_file(path))
+    path = _checkpoint_path(options)
+    return _Source(fingerprint, path, sha256_file(path), results_folder(options))
 
 
 def _stored(options: EvaluateOptions, name: str, source: _Source) -> list[TaskResult] | None:
     """The results of one task in the run folder, if they are those that it would give again."""
-    config, path = options.resolve(), _results_path(options.run, name)
+    config, path = options.resolve(), _results_path(source, name)
     if not path.is_file():
         return None
     results = read_results(path)
@@ -245,15 +251,26 @@ def _run(bench: Bench, name: str, subject: Subject, encoder: nn.Module | None, s
     )
 
 
-def _checkpoint_path(run: Path) -> Path:
-    path = latest_checkpoint(run)
-    if path is None:
-        raise CheckpointError(f"{run}: found no checkpoint, expected a run that has saved one")
-    return path
+def results_folder(options: EvaluateOptions) -> Path:
+    """Where results go: RUN/results for the last checkpoint, RUN/results/<its name without .pt> for another."""
+    folder, path = options.run / "results", _checkpoint_path(options)
+    return folder if path == latest_checkpoint(options.run) else folder / path.stem
 
 
-def _results_path(run: Path, name: str) -> Path:
-    return run / "results" / f"{name}.json"
+def _checkpoint_path(options: EvaluateOptions) -> Path:
+    latest = latest_checkpoint(options.run)
+    if latest is None:
+        raise CheckpointError(f"{options.run}: found no checkpoint, expected a run that has saved one")
+    if options.checkpoint is None:
+        return latest
+    names = sorted(path.name for path in latest.parent.glob("*.pt"))
+    if options.checkpoint not in names:
+        raise CheckpointError(f"{latest.parent}: found no {options.checkpoint!r}, expected one of {', '.join(names)}")
+    return latest.parent / options.checkpoint
+
+
+def _results_path(source: _Source, name: str) -> Path:
+    return source.results / f"{name}.json"
 
 
 def _percent(score: Any) -> str:
@@ -265,4 +282,4 @@ def evaluate_flow(options: EvaluateOptions, progress: bool = True) -> str:
     """Score a run's checkpoint; returns the folder of the results."""
     results = task(name="evaluate-" + "-".join(options.tasks))(evaluate)(options, progress=progress)
     print(table(results))
-    return str(options.run / "results")
+    return str(results_folder(options))

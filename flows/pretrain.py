@@ -1,21 +1,18 @@
 """Pre-training: shards -> views -> objective -> checkpoints, as a plain function and as a Prefect flow."""
 
-import fcntl
-import json
-import platform
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from prefect import flow, task
+from pydantic import Field
 from torch import nn
 
-from flows.build import Side, build_objective, open_evaluation, open_views, pick_device
+from flows import rank
+from flows.build import Side, build_objective, open_evaluation, open_views, pick_device, pick_ranks_device
 from flows.config import (
     DataConfig,
     Frozen,
@@ -25,18 +22,23 @@ from flows.config import (
     first_difference,
     read_config,
 )
+from flows.launch import launch
 from flows.options import LoaderOptions, PlaceText
 from flows.recipes import recipe
+from flows.run_folder import RunRecord, alone, read_run, revision, versions, write_run
+from models import collectives
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
-from models.training.checkpoint import latest_checkpoint, load_checkpoint
+from models.training.checkpoint import latest_checkpoint, read_header
+from models.training.distributed import agree, leader_first, process_group, together
 from models.training.engine import Probe, TrainResult, train
 from models.training.monitor import LOG
+from models.training.precision import check_precision
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.split import Split, open_split
 from shards.catalog import dataset
 from shards.errors import CheckpointError, ConfigError
-from shards.manifest import find_store, read_manifest, write_atomic
+from shards.manifest import find_store, read_manifest
 from shards.places import Place, place
 
 
@@ -47,7 +49,11 @@ class AlsoOptions(SourceConfig):
 
 
 class PretrainOptions(Frozen):
-    """What to train on which data, and where the run lies. See `skelstream pretrain --help`."""
+    """What to train on which data, and where the run lies. See `skelstream pretrain --help`.
+
+    With `gpus` above 1 as many ranks are started on this machine, a process for each GPU (on the device "cpu": so many
+    processes); the ranks of several machines are started by torchrun, with `gpus` None.
+    """
 
     method: str = "pcm3pp"
     data: PlaceText
@@ -60,6 +66,7 @@ class PretrainOptions(Frozen):
     overrides: tuple[str, ...] = ()
     resume: bool = False
     device: str = "auto"
+    gpus: int | None = Field(None, ge=1)
 
     def resolve(self) -> PretrainConfig:
         """The complete configuration: the method's recipe with the overrides."""
@@ -70,6 +77,7 @@ class PretrainOptions(Frozen):
         also = tuple(SourceConfig.model_validate(source.model_dump(exclude={"data"})) for source in self.also)
         data = DataConfig(dataset=self.dataset, protocol=self.protocol, stream=self.stream, also=also)
         config = apply_overrides(recipe(self.method, data), self.overrides)
+        self._check_ranks(config.train.batch_size)
         fixed = {name: getattr(config.data, name) for name in ("window", "weight", "samples", "classes")}
         if config.method != self.method or config.data != data.model_copy(update=fixed):
             raise ConfigError(
@@ -77,46 +85,61 @@ class PretrainOptions(Frozen):
             )
         return config
 
+    def _check_ranks(self, batch_size: int) -> None:
+        if self.gpus is not None and rank.is_rank():
+            raise ConfigError("--gpus: found a rank that torchrun started, expected only one of the two to start ranks")
+        if self.gpus is not None and batch_size % self.gpus:
+            raise ConfigError(
+                f"--gpus {self.gpus}: train.batch_size is {batch_size}, expected a multiple of {self.gpus}"
+            )
+        if rank.is_rank() and self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"--device {self.device} in a rank: expected auto, cuda or cpu; each rank takes its own")
+
     def places(self) -> tuple[Place, ...]:
         """Where the store of each source lies, or the folder that holds it."""
         return (place(self.data), *(place(source.data or self.data) for source in self.also))
 
 
-class RunRecord(Frozen):
-    """`run.json`: what identifies a run besides its configuration.
-
-    Attributes:
-        store, recipe, fingerprint: of the data set that downstream tasks see.
-        also: fingerprints of the further sources of a mixture.
-        revision: of the code.
-        versions: of what computed it.
-    """
-
-    store: str
-    recipe: str
-    fingerprint: str
-    also: tuple[str, ...] = ()
-    revision: str
-    versions: dict[str, str]
-
-
 def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult:
     """Train, or go on with `resume`; returns at once when the run is complete.
 
+    In a process that torchrun started it is a rank of the run. Otherwise, with `gpus` above 1, it starts the ranks and
+    waits for them.
+
     Raises:
-        ConfigError: the run folder holds another configuration, or an unfinished run and `resume` is not set.
-        CheckpointError: the checkpoint is of another data fingerprint.
+        ConfigError: the run folder holds another configuration, or an unfinished run and `resume` is not set; the batch
+            does not divide among the ranks, or they do not agree.
+        CheckpointError: the checkpoint is of another data fingerprint or method.
+        RankError: a rank failed.
     """
     done = finished(options)
     if done is not None:
         return done
     config = options.resolve()
-    folders = _stores(options, config)
+    if options.gpus is None:
+        device = pick_device(options.device)
+    else:
+        device = pick_ranks_device(options.device, options.gpus)
+        if options.gpus > 1:
+            return _launched(options, options.gpus, device, progress)
+    with process_group(device) as own:
+        return _train(options, config, own, progress and collectives.rank() == 0)
+
+
+def _launched(options: PretrainOptions, ranks: int, device: torch.device, progress: bool) -> TrainResult:
+    """Train in ranks of this machine."""
+    request = options.model_copy(update={"gpus": None, "device": device.type})
+    launch(["-m", "flows.rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
+    result = finished(options)
+    assert result is not None, "the ranks ended well without the last checkpoint"
+    return result
+
+
+def _train(options: PretrainOptions, config: PretrainConfig, device: torch.device, progress: bool) -> TrainResult:
+    """Train as the only process, or as one rank of several: every rank sees the data, rank 0 alone writes."""
+    check_precision(config.train.precision, device)
+    folders, split = together(lambda: _open(options, config))
     manifest, *others = [read_manifest(folder) for folder in folders]
-    device = pick_device(options.device)
-    split = open_mixture(folders, config)
-    spec = config.views.spec(config.data.stream)
-    objective = build_objective(config).to(device)
     record = RunRecord(
         store=str(folders[0].absolute() if isinstance(folders[0], Path) else folders[0]),
         recipe=manifest.recipe,
@@ -125,32 +148,57 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
         revision=revision(),
         versions=versions(),
     )
-    _check_resumable(options, record)
+    agree({"config": _tree(config), "run": _tree(record) | {"store": None}, "resume": options.resume})
+    leader_first(lambda: _check_resumable(options, record))
     train_config = config.train
     views = open_views(
         split,
-        spec,
+        config.views.spec(config.data.stream),
         options.loader,
         window=config.data.window,
         batch_size=train_config.batch_size,
         seed=train_config.seed,
         device=device,
+        rank=collectives.rank(),
+        world=collectives.world_size(),
     )
     if progress:
         print(f"loader: {views.about}", file=sys.stderr)
-    with closing(views), _alone(options.run):
-        _write_run(options.run, config, record)
+    with closing(views), ExitStack() as held:
+
+        def take_folder() -> bool:
+            """Take the folder; whether a run has begun in it."""
+            held.enter_context(alone(options.run))
+            write_run(options.run, config, record)
+            return _begun(options.run)
+
+        begun = leader_first(take_folder)
         return train(
-            objective,
+            build_objective(config).to(device),
             views,
             train_config,
             options.run,
-            meta={"fingerprint": manifest.fingerprint, "recipe": manifest.recipe, "config": _tree(config)},
-            resume=options.resume and _begun(options.run),
-            probe=_retrieval_probe(folders[0], config, options, device) if train_config.probe_every else None,
+            meta={
+                "fingerprint": manifest.fingerprint,
+                "recipe": manifest.recipe,
+                "method": config.method,
+                "config": _tree(config),
+            },
+            resume=options.resume and begun,
+            probe=_retrieval_probe(folders[0], config, options, device) if _probes(config) else None,
             device=device,
             progress=progress,
         )
+
+
+def _open(options: PretrainOptions, config: PretrainConfig) -> tuple[list[Place], Split]:
+    folders = _stores(options, config)
+    return folders, open_mixture(folders, config)
+
+
+def _probes(config: PretrainConfig) -> bool:
+    """Whether this process scores the encoder as it trains: rank 0 alone does."""
+    return config.train.probe_every > 0 and collectives.rank() == 0
 
 
 def _stores(options: PretrainOptions, config: PretrainConfig) -> list[Place]:
@@ -176,6 +224,11 @@ def open_mixture(folders: Sequence[Place], config: PretrainConfig) -> Split:
 
 def finished(options: PretrainOptions) -> TrainResult | None:
     """The result of a run that is complete under the same configuration and data, else None."""
+    if (options.run / "import.json").is_file():
+        raise ConfigError(
+            f"{options.run}: found imported weights, expected a run trained here; choose another --run (imported ones"
+            " can be evaluated and exported)"
+        )
     if not (options.run / "config.json").is_file():
         return None
     config = options.resolve()
@@ -186,48 +239,16 @@ def finished(options: PretrainOptions) -> TrainResult | None:
     if path is None:
         return None
     folders = _stores(options, config)
-    checkpoint = load_checkpoint(path, expect_fingerprint=read_manifest(folders[0]).fingerprint)
+    header = read_header(path, expect_fingerprint=read_manifest(folders[0]).fingerprint)
     _check_others(options, tuple(read_manifest(folder).fingerprint for folder in folders[1:]))
-    if checkpoint.epoch < config.train.epochs:
+    if header.epoch < config.train.total_epochs:
         return None
-    return TrainResult(epochs=checkpoint.epoch, steps=checkpoint.step, checkpoint=path, curves=())
+    return TrainResult(epochs=header.epoch, steps=header.step, checkpoint=path, curves=())
 
 
 def summary(result: TrainResult) -> str:
     """One line about a run."""
     return f"{result.checkpoint}: {result.epochs} epochs, {result.steps} steps"
-
-
-def read_run(run: Path) -> RunRecord:
-    """The record of a run folder; ConfigError when it is none."""
-    try:
-        return RunRecord.model_validate_json((run / "run.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{run}: found no readable run.json ({error}), expected the folder of a pre-training run"
-        ) from error
-
-
-def versions() -> dict[str, str]:
-    """What computed a run or a result."""
-    return {"skelstream": version("skelstream"), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def revision() -> str:
-    """The git revision of the code, "+changes" when the tree differs from it; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        top, head = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        return "unknown"
-    if Path(top) != root:  # installed somewhere inside another project's checkout
-        return "unknown"
-    return head + ("+changes" if changes.strip() else "")
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def _check_resumable(options: PretrainOptions, record: RunRecord) -> None:
@@ -238,7 +259,7 @@ def _check_resumable(options: PretrainOptions, record: RunRecord) -> None:
         raise ConfigError(
             f"{options.run} holds an unfinished run ({path.name}); go on with --resume or choose another --run"
         )
-    load_checkpoint(path, expect_fingerprint=record.fingerprint)
+    read_header(path, expect_fingerprint=record.fingerprint)
     _check_others(options, record.also)
 
 
@@ -256,28 +277,8 @@ def _begun(run: Path) -> bool:
     return (run / LOG).exists() or latest_checkpoint(run) is not None
 
 
-def _write_run(run: Path, config: PretrainConfig, record: RunRecord) -> None:
-    for name, model in (("config.json", config), ("run.json", record)):
-        write_atomic(run / name, (json.dumps(_tree(model), indent=2, sort_keys=True) + "\n").encode())
-
-
 def _tree(model: Frozen) -> dict[str, Any]:
     return model.model_dump(mode="json")
-
-
-@contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """Hold the only right to train in the folder: a schedule may fire while the last run still trains.
-
-    The kernel takes the right back when the process dies, however it dies.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{run}: found another process training in it, expected to be the only one") from None
-        yield
 
 
 def _retrieval_probe(folder: Place, config: PretrainConfig, options: PretrainOptions, device: torch.device) -> Probe:

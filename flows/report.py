@@ -1,5 +1,7 @@
 """One self-contained page about a run: what it is, its scores, its curves, a few skeletons and their views."""
 
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +17,7 @@ from flows.build import open_views
 from flows.config import PretrainConfig, read_config
 from flows.drawing import curves, strip
 from flows.options import LoaderOptions
-from flows.pretrain import RunRecord, read_run
+from flows.run_folder import RunRecord, read_run
 from models.evaluation.results import TaskResult, read_results
 from models.training.monitor import read_log
 from pipelines.loaders.split import Split, open_split
@@ -65,7 +67,7 @@ def write_report(run: Path, out: Path) -> Path:
         title=f"{config.method} on {config.data.dataset} {config.data.protocol}, {config.data.stream}",
         facts=_facts(config, record, manifest),
         results=_results(run),
-        curves=_curves(run),
+        curves=run_curves(run, config.train.epochs),
         sequences=_sequences(folder, config, _up(manifest)),
         views=_views(folder, config, _up(manifest)),
         dropped=manifest.dropped,
@@ -78,12 +80,13 @@ def write_report(run: Path, out: Path) -> Path:
 
 
 def _facts(config: PretrainConfig, record: RunRecord, manifest: Manifest) -> dict[str, str]:
-    model = config.objective.encoder
+    model, train = config.objective.encoder, config.train
+    post = f", then {train.post.epochs} of post-distillation, lr {train.post.lr}" if train.post.epochs else ""
     return {
         "store": f"{manifest.source}, recipe {manifest.recipe}, fingerprint {manifest.fingerprint}",
         "samples": manifest.describe(),
         "encoder": f"GRU, {model.layers} layers, hidden {model.hidden}, {model.direction}",
-        "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, lr {config.train.lr}",
+        "training": f"{train.epochs} epochs, batch {train.batch_size}, lr {train.lr}{post}",
         "revision": record.revision,
     }
 
@@ -92,26 +95,45 @@ def _results(run: Path) -> list[TaskResult]:
     return [result for path in sorted((run / "results").glob("*.json")) for result in read_results(path)]
 
 
-def _curves(run: Path) -> list[Markup]:
+def run_curves(run: Path, epochs: int) -> list[Markup]:
+    """A chart of each kind of number that the log has of the epochs; logs of older versions have fewer kinds.
+
+    Args:
+        run: folder of the run.
+        epochs: of the main stage; where the log goes on, post-distillation is marked.
+    """
     lines = read_log(run)
-    if not lines:
-        return []
-    series: dict[str, list[float]] = {"total": [line["loss"] for line in lines]}
-    for name in lines[-1]["terms"]:
-        series[name] = [line["terms"].get(name, float("nan")) for line in lines]
-    figures = [curves(series, "loss terms, weighted")]
-    probed = [line for line in lines if line.get("probe")]
-    if probed:
-        names = list(probed[-1]["probe"])
-        figures.append(
-            curves(
-                {name: [100 * line["probe"][name] for line in probed] for name in names},
-                "online score, %",
-                [line["epoch"] + 1 for line in probed],
-            )
-        )
-    figures.append(curves({"samples/s": [line["samples_per_second"] for line in lines]}, "speed"))
-    return [Markup(figure) for figure in figures]
+    stage = (epochs, "post-distillation") if lines and lines[-1]["epoch"] >= epochs else None
+    metrics = [line.get("metrics", {}) for line in lines]
+    accuracy = [
+        {name.removeprefix("accuracy/"): 100 * value for name, value in row.items() if name.startswith("accuracy/")}
+        for row in metrics
+    ]
+    figures = {
+        "loss terms, weighted": [{"total": line["loss"], **line["terms"]} for line in lines],
+        "queries nearest to their own key, %": accuracy,
+        "online score, %": [{name: 100 * x for name, x in line.get("probe", {}).items()} for line in lines],
+        "spread of the normalised features": _renamed(metrics, {"feature_std": "standard deviation"}),
+        "effective rank of the features": _renamed(metrics, {"effective_rank": "effective rank"}),
+        "gradient norm": _renamed(metrics, {"gradient_norm": "mean", "gradient_norm_max": "largest"}),
+        "learning rate": _renamed(lines, {"lr": "learning rate"}),
+        "samples a second": _renamed(lines, {"samples_per_second": "samples/s"}),
+        "time that waited for data, %": [
+            {"stalled": 100 * line["stalled"]} if "stalled" in line else {} for line in lines
+        ],
+    }
+    return [Markup(curves(_series(rows), title, stage)) for title, rows in figures.items() if any(rows)]
+
+
+def _renamed(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[dict[str, float]]:
+    """Of each row the values that have a name, under that name."""
+    return [{shown: row[name] for name, shown in names.items() if name in row} for row in rows]
+
+
+def _series(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The values of each name in all rows, NaN where a row has none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name, math.nan) for row in rows] for name in names}
 
 
 def _sequences(folder: Place, config: PretrainConfig, up: int) -> list[Picture]:

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.recurrence import run_gru
+from models.norm import GlobalBatchNorm
+
 
 class Projector(nn.Module):
     """Two linear layers onto the unit sphere, (N, feature_size) -> (N, dim)."""
@@ -29,16 +32,22 @@ class Decoder(nn.Module):
     def __init__(self, feature_size: int, width: int, output_size: int) -> None:
         super().__init__()
         self.reduce = nn.Sequential(
-            nn.Linear(feature_size, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width)
+            nn.Linear(feature_size, width), GlobalBatchNorm(width), nn.ReLU(), nn.Linear(width, width)
         )
         self.gru = nn.GRU(width, width, num_layers=2)
         self.coordinates = nn.Linear(width, output_size)
 
-    def forward(self, features_NTF: Tensor) -> Tensor:
-        """The reconstruction of every frame."""
-        reduced = self.reduce(features_NTF.flatten(0, 1)).unflatten(0, features_NTF.shape[:2])
-        decoded: Tensor = self.coordinates(self.gru(reduced.transpose(0, 1))[0])
-        return decoded.transpose(0, 1)
+    def forward(self, *passes_NTF: Tensor) -> tuple[Tensor, ...]:
+        """The reconstruction of every frame, for each pass.
+
+        Passes go through the recurrence together; each is normalised, and recorded, by itself and in its turn.
+        """
+        linear, norm, *rest = self.reduce
+        reduced = torch.cat([norm(linear(features)) for features in passes_NTF])
+        for layer in rest:
+            reduced = layer(reduced)
+        decoded: Tensor = self.coordinates(run_gru(reduced.transpose(0, 1), self.gru))
+        return decoded.transpose(0, 1).chunk(len(passes_NTF))
 
 
 def _prompt(width: int) -> nn.Parameter:

@@ -1,5 +1,10 @@
 """The errors a user can cause. Each message says what was found, what was expected, and where."""
 
+import errno
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of an `OSError` for a disk, a quota or a permitted file size that is used up."""
+
 
 class SkelstreamError(ValueError):
     """Root of every error caused by input, configuration or files; programming errors stay assertions."""

@@ -1,15 +1,16 @@
 """Recurrent encoder of PCM3, CMD and ISC: input norm and stacked GRU layers. Axis legend in `shards.schema`."""
 
+import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
+from models.encoders.recurrence import for_products, run_gru
+from models.norm import BatchStatistics, GlobalBatchNorm
 from shards.errors import CheckpointError
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
@@ -38,56 +39,6 @@ class EncoderConfig(BaseModel):
     input_size: PositiveInt = NUM_JOINTS * NUM_COORDINATES * NUM_PERSONS
 
 
-@dataclass(frozen=True)
-class BatchStatistics:
-    """Mean and unbiased variance of each input channel over N*T, both (D,)."""
-
-    mean: Tensor
-    var: Tensor
-
-
-class InputNorm(nn.BatchNorm1d):
-    """Batch norm of each channel over N*T, whose running statistics can be recorded apart from the normalising.
-
-    Several views can thus go through the recurrence together and still be recorded one by one, in their own order.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def normalise(self, x_NTD: Tensor) -> tuple[Tensor, BatchStatistics | None]:
-        """Normalise by the batch (train mode) or by the running statistics (evaluation); record nothing.
-
-        Returns:
-            The normalised (N, T, D), and what `record` takes: None in evaluation.
-        """
-        flat = x_NTD.flatten(0, 1)
-        if not self.training:
-            y = F.batch_norm(flat, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-            return y.view_as(x_NTD), None
-        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        # with momentum 1 the "running" statistics are exactly those of this batch
-        y = F.batch_norm(flat, mean, var, self.weight, self.bias, True, 1.0, self.eps)
-        return y.view_as(x_NTD), BatchStatistics(mean, var)
-
-    @torch.no_grad()
-    def record(self, statistics: BatchStatistics | None) -> None:
-        """Move the running statistics towards those of one batch; None changes nothing."""
-        if statistics is None:
-            return
-        assert self.momentum is not None
-        self.running_mean.lerp_(statistics.mean, self.momentum)
-        self.running_var.lerp_(statistics.var, self.momentum)
-        self.num_batches_tracked.add_(1)
-
-    def forward(self, x_NTD: Tensor) -> Tensor:
-        """Normalise and record, (N, T, D) -> (N, T, D)."""
-        y, statistics = self.normalise(x_NTD)
-        self.record(statistics)
-        return y
-
-
 class ParallelForwardGRU(nn.Module):
     """Two forward GRUs side by side: one layer, (T, N, D) -> (T, N, 2*hidden)."""
 
@@ -98,7 +49,31 @@ class ParallelForwardGRU(nn.Module):
 
     def forward(self, x_TND: Tensor) -> Tensor:
         """Outputs of both halves at every frame."""
-        return torch.cat((self.first(x_TND)[0], self.second(x_TND)[0]), dim=-1)
+        if x_TND.is_cuda:
+            return torch.cat(self._on_two_streams(x_TND), dim=-1)
+        low = for_products(x_TND)
+        return torch.cat((run_gru(low, self.first), run_gru(low, self.second)), dim=-1)
+
+    def _on_two_streams(self, x_TND: Tensor) -> tuple[Tensor, Tensor]:
+        """Both halves at once: one alone is a chain of small products that leaves most of a GPU idle.
+
+        The backward pass follows, since autograd runs each part on the stream of its forward part.
+        """
+        main, side = torch.cuda.current_stream(x_TND.device), _side_stream(x_TND.device)
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            second = run_gru(x_TND, self.second)
+        first = run_gru(x_TND, self.first)
+        main.wait_stream(side)
+        # the allocator must not give their memory to others before the stream that uses it is done
+        x_TND.record_stream(side)
+        second.record_stream(main)
+        return first, second
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 class BidirectionalGRU(nn.Module):
@@ -110,8 +85,7 @@ class BidirectionalGRU(nn.Module):
 
     def forward(self, x_TND: Tensor) -> Tensor:
         """Outputs of both directions at every frame."""
-        y: Tensor = self.gru(x_TND)[0]
-        return y
+        return run_gru(x_TND, self.gru)
 
 
 class GRUEncoder(nn.Module):
@@ -125,7 +99,7 @@ class GRUEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.feature_size = 2 * config.hidden
-        self.input_norm = InputNorm(config.input_size)
+        self.input_norm = GlobalBatchNorm(config.input_size)
         layer = ParallelForwardGRU if config.direction == "parallel_forward" else BidirectionalGRU
         sizes = [config.input_size] + [self.feature_size] * (config.layers - 1)
         self.layers = nn.ModuleList(layer(size, config.hidden) for size in sizes)

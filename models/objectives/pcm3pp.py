@@ -5,23 +5,27 @@ released code of its predecessor, JHang2020/PCM3. With `prompt_place="before_nor
 is the released one.
 """
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from models.encoders import gru
-from models.encoders.gru import BatchStatistics, EncoderConfig, GRUEncoder
+from models.collectives import gather_rows, rank
+from models.encoders.gru import EncoderConfig, GRUEncoder
 from models.heads import Decoder, Projector, Prompts
 from models.momentum import Queue, become_twin, momentum_update
+from models.norm import BatchStatistics
 from models.objectives import losses
+from models.objectives.inputs import check_views
+from models.objectives.outcome import Outcome
 from shards.batch import Views
-from shards.errors import CheckpointError, ConfigError
+from shards.errors import ConfigError
 
 Pair = Literal["base", "masked", "predicted", "mix", "clip"]
 # also the order in which the views enter the running statistics of the input norm, which the released code fixes
@@ -36,10 +40,17 @@ class PCM3PPConfig(BaseModel):
         queue_size: negatives kept; must exceed the batch size.
         momentum: share of itself that the key encoder keeps in a step.
         temperature: of InfoNCE.
-        contrast_weight, distillation_weight, prediction_weight: of the three kinds of terms; 0 leaves a kind out
-            (post-distillation: `contrast_weight=0`; the released bone and motion variant: `distillation_weight=0`).
+        contrast_weight, distillation_weight, prediction_weight: of the three kinds of terms; 0 leaves a kind out (the
+            released bone and motion variant: `distillation_weight=0`).
+        distillation_top_k: distil over the negatives nearest to each key alone (CMD: 8192 of 16384); None is the whole
+            queue (PCM3's released command line says 16384 of 16384).
         pairs: queries that are drawn to the key.
         clip_prompt: input prompt of the clip view; which one is not published.
+        clip_queue: the clip is compared in a space of its own: projector, its twin, and a queue of that twin's keys. A
+            clip and its sequence have the same key, so with the common projector an own queue would hold the same keys.
+        input_statistics: whose statistics the input norm keeps for evaluation; in training each view is normalised by
+            its own. "all_views" moves them by each query view in turn, as released, so that they mix masked and clean
+            views; "base_view" by the unmasked, unmixed one alone, which is what downstream tasks see.
         prompts: learnt vectors on the input and the features, one for each kind of view and task.
         prompt_width: entries of a feature prompt in each half; None is an eighth of the hidden width (published: 128
             of 1024).
@@ -60,8 +71,11 @@ class PCM3PPConfig(BaseModel):
     contrast_weight: NonNegativeFloat = 1.0
     distillation_weight: NonNegativeFloat = 1.0
     prediction_weight: NonNegativeFloat = 40.0
+    distillation_top_k: PositiveInt | None = None
     pairs: tuple[Pair, ...] = PAIRS
     clip_prompt: Literal["base", "masked"] = "base"
+    clip_queue: bool = False
+    input_statistics: Literal["all_views", "base_view"] = "all_views"
     prompts: bool = True
     prompt_width: PositiveInt | None = None
     guidance: bool = True
@@ -81,6 +95,13 @@ class PCM3PPConfig(BaseModel):
     def needs_decoder(self) -> bool:
         """Whether the masked region is reconstructed."""
         return self.prediction_weight > 0 or "predicted" in self.pairs
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the loss terms of a step."""
+        contrast = self.pairs if self.contrast_weight else ()
+        others = {"distill": self.distillation_weight, "prediction": self.prediction_weight}
+        return (*contrast, *(name for name, weight in others.items() if weight))
 
 
 @dataclass(frozen=True)
@@ -103,12 +124,23 @@ class StepOutput:
         similarity: pair -> (N, 1+K), see `losses.similarities`.
         teacher: pair -> (N, K), inner products of the pair's key with the negatives.
         reconstruction: (N, T, V*C*M), the decoder's output; None if no term needs it.
+        features: (N, F), detached features of the first pair's query, without a feature prompt.
     """
 
     terms: dict[str, Tensor]
     similarity: dict[str, Tensor]
     teacher: dict[str, Tensor]
     reconstruction: Tensor | None
+    features: Tensor
+
+
+class Bank(NamedTuple):
+    """Pairs that are compared in one space, among the keys of one queue."""
+
+    pairs: tuple[Pair, ...]
+    projector: Projector
+    key_projector: Projector
+    queue: Queue
 
 
 class PCM3PP(nn.Module):
@@ -124,13 +156,14 @@ class PCM3PP(nn.Module):
 
     def __init__(self, config: PCM3PPConfig, seed: int = 0) -> None:
         super().__init__()
-        _check_config(config)
+        check_config(config)
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self._build(config)
         become_twin(self.key_encoder, self.encoder)
-        become_twin(self.key_projector, self.projector)
+        for bank in self.banks():
+            become_twin(bank.key_projector, bank.projector)
 
     def _build(self, config: PCM3PPConfig) -> None:
         width, inputs = config.decoder_width or max(1, config.encoder.hidden // 2), config.encoder.input_size
@@ -140,6 +173,20 @@ class PCM3PP(nn.Module):
         self.decoder = Decoder(features, width, inputs)
         self.prompts = Prompts(inputs, config.feature_prompt_width) if config.prompts else None
         self.queue = Queue(config.queue_size, config.feature_dim)
+        if config.clip_queue:  # last, so that all else starts as without
+            self.clip_projector, self.key_clip_projector = (Projector(features, config.feature_dim) for _ in range(2))
+            self.clip_queue = Queue(config.queue_size, config.feature_dim)
+
+    def banks(self) -> tuple[Bank, ...]:
+        """The pairs by the queue that they are compared with."""
+        pairs = self.config.pairs
+        if not self.config.clip_queue:
+            return (Bank(pairs, self.projector, self.key_projector, self.queue),)
+        others = tuple(pair for pair in pairs if pair != "clip")
+        return (
+            Bank(others, self.projector, self.key_projector, self.queue),
+            Bank(("clip",), self.clip_projector, self.key_clip_projector, self.clip_queue),
+        )
 
     def draw(self, seed: int, epoch: int, step: int, n: int) -> Draws:
         """What the step draws, a pure function of the numbers; one set for the batch, whatever its size `n`."""
@@ -148,9 +195,22 @@ class PCM3PP(nn.Module):
         stop = max(1, self.config.encoder.hidden - self.config.feature_prompt_width)
         return Draws({name: generator.randrange(stop) for name in PASSES})
 
-    def forward(self, views: Views, draws: Draws) -> dict[str, Tensor]:
-        """The weighted loss terms of `step`: one for each pair, "distill" and "prediction"."""
-        return self.step(views, draws).terms
+    def queue_age(self, step: int, batch_size: int) -> int:
+        """Steps since the oldest key was pushed, after `step` steps of global batches; the random first keys are of
+        step 0."""
+        return min(step, math.ceil(self.config.queue_size / batch_size))
+
+    def forward(self, views: Views, draws: Draws) -> Outcome:
+        """`step`, as the engine sees it: a term for each pair, "distill" and "prediction".
+
+        The accuracy of a pair is the share of queries that are nearer to their key than to every negative.
+        """
+        output = self.step(views, draws)
+        with torch.no_grad():
+            metrics = {
+                f"accuracy/{pair}": (s[:, 0] > s[:, 1:].amax(1)).float().mean() for pair, s in output.similarity.items()
+            }
+        return Outcome(output.terms, metrics, output.features)
 
     def step(self, views: Views, draws: Draws) -> StepOutput:
         """One step; in train mode it also updates the twins (before the keys) and the queue (after the similarities).
@@ -161,25 +221,35 @@ class PCM3PP(nn.Module):
             draws: from `draw`.
 
         Raises:
-            ConfigError: a view that the configuration needs is missing, or the queue is not larger than the batch.
+            ConfigError: a view that the configuration needs is missing or of another shape, or the queue is not larger
+                than the batch.
         """
         self._check_views(views)
         features, reconstruction = self._features(views, draws)
-        key, mixed_key = self._keys(views, draws)
-        negatives = self.queue.keys.clone()  # a push changes the queue before the backward pass reads it
+        key_features = self._key_features(views, draws)
+        terms: dict[str, Tensor] = {}
         similarity: dict[str, Tensor] = {}
         teacher: dict[str, Tensor] = {}
-        for pair in self.config.pairs:
-            query = self.projector(self._prompt_features(features[pair][:, -1], "contrast", draws.prompt_starts[pair]))
-            own_key = mixed_key if pair == "mix" else key
-            # inner products are divided by temperatures of 0.05 to 0.1: bfloat16 would lose them
-            with torch.autocast(key.device.type, enabled=False):
-                similarity[pair] = losses.similarities(query, own_key, negatives)
-                teacher[pair] = own_key @ negatives.T
-        if self.training:
-            self.queue.push(key)
-        terms = self._contrast_terms(similarity, teacher) | self._prediction_term(reconstruction, views)
-        return StepOutput(terms, similarity, teacher, reconstruction)
+        divergences: list[Tensor] = []
+        c = self.config
+        for bank in self.banks():
+            similarity_PNK, teacher_PNK = self._compare(bank, features, key_features, views, draws)
+            similarity |= zip(bank.pairs, similarity_PNK, strict=True)
+            teacher |= zip(bank.pairs, teacher_PNK, strict=True)
+            if c.contrast_weight:
+                contrast = c.contrast_weight * losses.info_nce(similarity_PNK, c.temperature)
+                terms |= zip(bank.pairs, contrast, strict=True)
+            if c.distillation_weight:
+                temperatures = c.student_temperature, c.teacher_temperature
+                student_PNK = similarity_PNK[:, :, 1:]
+                divergence = losses.distillation(student_PNK, teacher_PNK, *temperatures, c.distillation_top_k)
+                divergences.append(divergence.sum())
+        if divergences:
+            terms["distill"] = c.distillation_weight * torch.stack(divergences).sum()
+        if reconstruction is not None and c.prediction_weight:
+            error = losses.masked_mse(reconstruction, views.views["target"], views.masks["masked"])
+            terms["prediction"] = c.prediction_weight * error
+        return StepOutput(terms, similarity, teacher, reconstruction, features[c.pairs[0]][:, -1].detach())
 
     def _features(self, views: Views, draws: Draws) -> tuple[dict[str, Tensor], Tensor | None]:
         """Features of every query view (N, T, F), and the reconstruction.
@@ -201,51 +271,61 @@ class PCM3PP(nn.Module):
                 normalised, statistics["predicted"] = self._normalise(predicted, "predicted")
                 features["predicted"] = self.encoder.recur(normalised)
         for name in names:
-            self.encoder.input_norm.record(statistics[name])
+            if name == "base" or self.config.input_statistics == "all_views":
+                self.encoder.input_norm.record(statistics[name])
         return features, reconstruction
 
     def _reconstruct(self, masked_NTF: Tensor, views: Views, draws: Draws) -> tuple[Tensor, Tensor]:
         """The reconstruction, and the predicted view: that in the masked region, what is visible elsewhere."""
         prompted = self._prompt_features(masked_NTF, "prediction", draws.prompt_starts["prediction"])
-        reconstruction: Tensor = self.decoder(prompted)
-        guided = reconstruction.detach()
         if self.config.guidance and "predicted" in self.config.pairs:
-            guided = self.decoder(prompted.detach())
+            reconstruction, guided = self.decoder(prompted, prompted.detach())
+        else:
+            (reconstruction,) = self.decoder(prompted)
+            guided = reconstruction.detach()
         return reconstruction, torch.where(views.masks["masked"], views.views["masked"], guided)
 
     @torch.no_grad()
-    def _keys(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Key and mixed key, (N, D) each. The key pass has the prompts of the moment, without momentum."""
+    def _key_features(self, views: Views, draws: Draws) -> Tensor:
+        """Prompted features of the key view by the twin, (N, F), after its update.
+
+        The key pass has the prompts of the moment, without momentum.
+        """
         if self.training:
             momentum_update(self.key_encoder, self.encoder, self.config.momentum)
-            momentum_update(self.key_projector, self.projector, self.config.momentum)
+            for bank in self.banks():
+                momentum_update(bank.key_projector, bank.projector, self.config.momentum)
         features = self.key_encoder(views.views["key"], self._input_prompt("base"))[:, -1]
-        key: Tensor = self.key_projector(self._prompt_features(features, "contrast", draws.prompt_starts["key"]))
+        return self._prompt_features(features, "contrast", draws.prompt_starts["key"])
+
+    def _compare(
+        self, bank: Bank, features: dict[str, Tensor], key_features: Tensor, views: Views, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """Similarities (P, N, 1+K) and those of the teacher (P, N, K) of a bank's P pairs; the keys join its queue."""
+        prompted = [
+            self._prompt_features(features[pair][:, -1], "contrast", draws.prompt_starts[pair]) for pair in bank.pairs
+        ]
+        queries_PND = bank.projector(torch.cat(prompted)).unflatten(0, (len(prompted), -1))
+        keys, key, mixed_key = self._keys(bank.key_projector, key_features, views)
+        keys_PND = torch.stack([mixed_key if pair == "mix" else key for pair in bank.pairs])
+        negatives = bank.queue.keys.clone()  # a push changes the queue before the backward pass reads it
+        # inner products are divided by temperatures of 0.05 to 0.1: bfloat16 would lose them
+        with torch.autocast(key.device.type, enabled=False):
+            similarity = losses.similarities(queries_PND, keys_PND, negatives)
+            teacher = keys_PND @ negatives.T
+        if self.training:
+            bank.queue.push(keys)
+        return similarity, teacher
+
+    @torch.no_grad()
+    def _keys(self, projector: Projector, features: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys of the global batch (world * N, D), which the queue takes; this rank's keys and mixed keys, (N, D)."""
+        keys = gather_rows(projector(features))
+        key = keys[rank() * len(views) :][: len(views)]
         if views.mix_partner is None or views.mix_weight is None:
-            return key, key
+            return keys, key, key
         weight = views.mix_weight.to(key.dtype)[:, None]
-        return key, F.normalize((1 - weight) * key + weight * key[views.mix_partner], dim=1)
-
-    def _contrast_terms(self, similarity: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
-        c = self.config
-        terms: dict[str, Tensor] = {}
-        if c.contrast_weight:
-            terms = {pair: c.contrast_weight * losses.info_nce(s, c.temperature) for pair, s in similarity.items()}
-        if c.distillation_weight and similarity:
-            divergences = [
-                losses.distillation(
-                    similarity[pair][:, 1:], teacher[pair], c.student_temperature, c.teacher_temperature
-                )
-                for pair in similarity
-            ]
-            terms["distill"] = c.distillation_weight * torch.stack(divergences).sum()
-        return terms
-
-    def _prediction_term(self, reconstruction: Tensor | None, views: Views) -> dict[str, Tensor]:
-        if reconstruction is None or not self.config.prediction_weight:
-            return {}
-        error = losses.masked_mse(reconstruction, views.views["target"], views.masks["masked"])
-        return {"prediction": self.config.prediction_weight * error}
+        return keys, key, F.normalize((1 - weight) * key + weight * keys[views.mix_partner], dim=1)
 
     def _normalise(self, view: Tensor, name: str) -> tuple[Tensor, BatchStatistics | None]:
         return self.encoder.normalise(view, self._input_prompt(self.config.clip_prompt if name == "clip" else name))
@@ -262,19 +342,17 @@ class PCM3PP(nn.Module):
         c = self.config
         needed = {"key", *c.pairs} - {"predicted"} | ({"masked"} if c.needs_masked else set())
         needed |= {"target"} if c.prediction_weight else set()
-        missing = needed - views.views.keys()
-        if missing:
-            raise ConfigError(
-                f"views {sorted(views.views)} found, expected also {sorted(missing)} for the pairs {c.pairs}"
-            )
-        if "mix" in c.pairs and (views.mix_partner is None or views.mix_weight is None):
-            raise ConfigError("the view 'mix' found without its partner and weight, expected both for the pair 'mix'")
-        if c.needs_decoder and "masked" not in views.masks:
-            raise ConfigError(f"masks {sorted(views.masks)} found, expected also 'masked' for the masked prediction")
+        masks = ("masked",) if c.needs_decoder else ()
+        check_views(views, c.encoder.input_size, needed=needed, masks=masks, mixed="mix" in c.pairs)
         self.queue.check_batch(len(views))
 
 
-def _check_config(config: PCM3PPConfig) -> None:
+def check_config(config: PCM3PPConfig) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        ConfigError: which, and what would do.
+    """
     if not config.pairs or len(set(config.pairs)) != len(config.pairs):
         raise ConfigError(f"pairs {config.pairs} found, expected at least one of {PAIRS}, each once")
     if not config.contrast_weight and not config.distillation_weight and not config.prediction_weight:
@@ -283,54 +361,11 @@ def _check_config(config: PCM3PPConfig) -> None:
         raise ConfigError(
             f"prompt_width {config.feature_prompt_width} found, expected at most encoder.hidden {config.encoder.hidden}"
         )
-
-
-_REFERENCE_PREFIXES = {
-    "linear.": "decoder.reduce.",
-    "recons_decoder.decoder.": "decoder.gru.",
-    "recons_decoder.reconstruction.": "decoder.coordinates.",
-    "encoder_q.fc.": "projector.layers.",
-    "encoder_k.fc.": "key_projector.layers.",
-}
-_REFERENCE_NAMES = {
-    "cl_prompt": "prompts.contrast",
-    "mp_prompt": "prompts.prediction",
-    "base_prompt": "prompts.base",
-    "mask_prompt": "prompts.masked",
-    "recons_prompt": "prompts.predicted",
-    "mix_prompt": "prompts.mix",
-    "queue": "queue.keys",
-    "queue_ptr": "queue.position",
-}
-
-
-def from_reference_name(name: str, direction: gru.Direction = "parallel_forward") -> str:
-    """Our name of an entry of the model of JHang2020/PCM3, with or without the prefix `module.` of its parallel runs.
-
-    `encoder_q.*` becomes `encoder.*` (see `gru.from_reference_name`), `encoder_k.*` becomes `key_encoder.*`, their `fc`
-    the projectors, `linear` and `recons_decoder` parts of the decoder, `queue` and `queue_ptr` the queue's buffers.
-
-    Raises:
-        CheckpointError: the name is none of the reference's.
-    """
-    name = name.removeprefix("module.")
-    if name in _REFERENCE_NAMES:
-        return _REFERENCE_NAMES[name]
-    for theirs, ours in (*_REFERENCE_PREFIXES.items(), ("encoder_q.", "encoder."), ("encoder_k.", "key_encoder.")):
-        if name.startswith(theirs):
-            rest = name.removeprefix(theirs)
-            return ours + (gru.from_reference_name(rest, direction) if ours.endswith("encoder.") else rest)
-    raise CheckpointError(f"entry {name!r} found, expected a name of the PCM3 model")
-
-
-def from_reference_state(
-    state: Mapping[str, Tensor], direction: gru.Direction = "parallel_forward"
-) -> dict[str, Tensor]:
-    """The state of a released PCM3 model under our names and shapes: prompts flat, the queue with a key in each row."""
-    ours = {from_reference_name(name, direction): tensor for name, tensor in state.items()}
-    for name, tensor in ours.items():
-        if name.startswith("prompts."):
-            ours[name] = tensor.flatten()
-        elif name == "queue.keys":
-            ours[name] = tensor.T.contiguous()
-    return ours
+    if config.clip_queue and ("clip" not in config.pairs or len(config.pairs) == 1):
+        raise ConfigError(f"clip_queue with pairs {config.pairs} found, expected 'clip' beside others")
+    if config.input_statistics == "base_view" and "base" not in config.pairs:
+        raise ConfigError(f"input_statistics 'base_view' with pairs {config.pairs} found, expected 'base' among them")
+    if config.distillation_top_k is not None and config.distillation_top_k > config.queue_size:
+        raise ConfigError(
+            f"distillation_top_k {config.distillation_top_k} found, expected at most queue_size {config.queue_size}"
+        )

@@ -1,80 +1,56 @@
-"""The training loop: views in, loss terms summed, SGD steps, checkpoints from which a run goes on exactly."""
+"""The training loop: views in, loss terms summed, SGD steps, checkpoints from which a run goes on exactly.
 
+With several ranks each has its own part of every batch, and all are at the same step with the same state. Rank 0 alone
+writes: log, events, checkpoints; what it meets there stops all.
+"""
+
+import json
 import logging
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Annotated, Any, Literal, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
+from models.collectives import world_size
+from models.objectives.outcome import Outcome
 from models.training.checkpoint import (
+    FOLDER,
     Checkpoint,
+    Header,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
+    prune_checkpoints,
     save_checkpoint,
 )
+from models.training.distributed import agree, first_difference, flat, leader_first, parallel, together
+from models.training.interruption import Interruption
 from models.training.monitor import LOG, Monitor, read_log
+from models.training.precision import check_precision, products
+from models.training.schedule import TrainConfig, check_schedule, learning_rate
 from shards.batch import EpochViews, Views
 from shards.errors import CheckpointError, ConfigError
 
 _logger = logging.getLogger(__name__)
 
 Probe = Callable[[nn.Module], dict[str, float]]
-Count = Annotated[int, Field(ge=1)]
-
-
-class TrainConfig(BaseModel):
-    """Schedule and rhythm of a run; the defaults are those of JHang2020/PCM3.
-
-    Attributes:
-        epochs: passes over the training split.
-        batch_size: samples in a step.
-        lr: learning rate after the warm-up.
-        momentum: of SGD.
-        weight_decay: of all parameters.
-        milestones: epochs (from 0) from which on the rate is multiplied by `gamma` once more; for "step".
-        gamma: see `milestones`.
-        warmup_epochs: epochs in which the rate rises linearly, step by step.
-        schedule: "step", or "cosine" from `lr` down to 0 at the end of the last epoch.
-        precision: "bfloat16" runs the recurrences in it, by autocast; parameters, similarities and losses stay float32.
-        seed: of the initial parameters, the sample order, the views and the objective's draws.
-        checkpoint_every: epochs between checkpoints; the last epoch always has one.
-        keep_checkpoints: how many of the last checkpoints stay.
-        probe_every: epochs between online scores; 0 for none.
-        log_every: steps in a step line of the log.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: Count = 451
-    batch_size: Count = 128
-    lr: float = Field(0.02, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    milestones: tuple[Annotated[int, Field(ge=0)], ...] = (351,)
-    gamma: float = Field(0.1, gt=0)
-    warmup_epochs: int = Field(0, ge=0)
-    schedule: Literal["step", "cosine"] = "step"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(0, ge=0)
-    checkpoint_every: Count = 10
-    keep_checkpoints: Count = 3
-    probe_every: int = Field(0, ge=0)
-    log_every: Count = 50
 
 
 class Objective(Protocol):
-    """What `train` asks of an objective, an `nn.Module`. `forward` draws nothing, so that a step can be repeated."""
+    """What `train` asks of an objective, an `nn.Module`.
+
+    `forward` draws nothing, so that a step can be repeated, and in evaluation mode it changes nothing.
+
+    One that keeps a queue may also have `queue_age(step, batch_size)`: steps since the oldest entry came, for the log.
+    """
 
     @property
     def encoder(self) -> nn.Module:
@@ -85,8 +61,8 @@ class Objective(Protocol):
         """What step `step` (from 0) of `epoch` with `n` samples draws: a pure function of the numbers."""
         ...
 
-    def __call__(self, views: Views, draws: Any) -> dict[str, Tensor]:
-        """The weighted scalar loss terms."""
+    def __call__(self, views: Views, draws: Any) -> Outcome:
+        """The weighted scalar loss terms, and what is watched beside them."""
         ...
 
 
@@ -115,49 +91,61 @@ def train(
     """Fit an objective; the same arguments give the same parameters, however often the run was interrupted.
 
     SIGINT and SIGTERM are taken between two steps: a checkpoint of that very step is written, then the signal takes its
-    usual course. Signals are left alone where Python cannot take them: outside the main thread.
+    usual course; one that comes to any rank stops all. Signals are left alone where Python cannot take them: outside
+    the main thread.
+
+    With a process group (see `distributed.process_group`) every rank calls this with the same arguments but for its own
+    part of each batch, its device, and the probe, which rank 0 alone calls. All reach the folder `run`.
 
     Args:
         objective: an `Objective`.
-        views: of the training split.
+        views: of the training split, this rank's rows of each batch.
         config: schedule.
         run: folder for `checkpoints/`, `log.jsonl` and `tensorboard/`.
-        meta: kept in each checkpoint, as JSON; a "fingerprint" in it must be that of the checkpoint resumed from.
+        meta: kept in each checkpoint, as JSON; must be that of the checkpoint resumed from, but for what "config" in it
+            holds under "train". Its "fingerprint" is that of the data.
         resume: go on from the last checkpoint of the run; from the beginning when it has none.
         probe: scores of the encoder, called every `probe_every` epochs and after the last.
         device: where the objective and its views are.
         progress: show a bar.
 
     Raises:
-        ConfigError: the split gives no batch, or the folder holds a run and `resume` is not set.
-        CheckpointError: the checkpoint is damaged, or of other data or another schedule.
-        DivergenceError: a loss term is not finite; the last checkpoint stays.
+        ConfigError: the split gives no batch, the batch cannot be dealt to the ranks, the device lacks the precision,
+            the ranks were given different arguments, the folder holds a run and `resume` is not set, or (at the first
+            step) the objective has no such terms as the post stage names.
+        CheckpointError: the checkpoint is damaged, or of other data, method or schedule; or none can be written.
+        DivergenceError: a loss term is not finite, or the loss explodes; the last checkpoint stays.
     """
-    if len(views) == 0:
-        raise ConfigError(
-            f"found fewer training samples than batch_size {config.batch_size}, expected at least one batch"
-        )
-    checkpoint = _find_start(run, resume, config, len(views), meta.get("fingerprint"))
-    objective.to(device)
-    trainer = _Trainer(objective, views, config, run, meta, probe)
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-    if checkpoint is None or checkpoint.epoch < config.epochs:
-        trainer.fit(progress, checkpoint)
-    path = latest_checkpoint(run)
-    assert path is not None
-    return TrainResult(config.epochs, config.epochs * len(views), path, read_log(run))
+    device, meta = torch.device(device), json.loads(json.dumps(meta))
+    together(lambda: _check(config, len(views), device))
+    path = _find_start(run, resume, config, len(views), meta)
+    trainer = _Trainer(objective.to(device), views, config, run, meta, probe)
+    start = trainer.state(0, 0) if path is None else together(lambda: trainer.restore(path))
+    if start.epoch < config.total_epochs:
+        with products(config.precision, device):
+            trainer.fit(progress, start)
+    leader_first(lambda: prune_checkpoints(run, config.keep_checkpoints, config.stays))
+    name, curves = leader_first(lambda: (str(latest_checkpoint(run)), read_log(run)))
+    return TrainResult(config.total_epochs, config.total_epochs * len(views), Path(name), tuple(curves))
 
 
-def learning_rate(config: TrainConfig, epoch: int, step: int, epoch_steps: int) -> float:
-    """The rate of step `step` (from 0) of `epoch`; "cosine" falls step by step, "step" by epochs."""
-    position = epoch + step / epoch_steps
-    if position < config.warmup_epochs:
-        return config.lr * (position + 1 / epoch_steps) / config.warmup_epochs
-    if config.schedule == "cosine":
-        done = (position - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
-        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-    return config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+class _Loss(nn.Module):
+    """The forward pass of a training step: gradients flow from the terms of the loss alone."""
+
+    def __init__(self, objective: nn.Module, wanted: Collection[str] | None, known: Collection[str]) -> None:
+        """`wanted`: the terms of the loss, None for all. `known`: terms that the objective must have."""
+        super().__init__()
+        self.objective = objective
+        self._wanted, self._known = wanted, set(known)
+
+    def forward(self, views: Views, draws: Any) -> tuple[Tensor, Outcome]:
+        """The loss, and the outcome without gradients."""
+        outcome: Outcome = self.objective(views, draws)
+        if self._known - outcome.terms.keys():
+            raise ConfigError(f"found post.terms {sorted(self._known)}, expected some of {sorted(outcome.terms)}")
+        terms = [term for name, term in outcome.terms.items() if self._wanted is None or name in self._wanted]
+        detached = {name: term.detach() for name, term in outcome.terms.items()}
+        return torch.stack(terms).sum(), outcome._replace(terms=detached)
 
 
 class _Trainer:
@@ -173,88 +161,124 @@ class _Trainer:
         probe: Probe | None,
     ) -> None:
         self.objective, self.views, self.config, self.run, self.meta = objective, views, config, run, meta
-        self.probe = probe if config.probe_every else None
+        self.probe = probe
         self.epoch_steps = len(views)
         named = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
         self.parameter_names = dict(enumerate(name for name, _ in named))
-        self.optimizer = _sgd([parameter for _, parameter in named], config)
+        self.parameters = [parameter for _, parameter in named]
+        self.optimizer = _sgd(self.parameters, config)
+        self.losses: dict[Collection[str] | None, nn.Module] = {}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Put the state of a checkpoint into the objective and the optimiser."""
+    def restore(self, path: Path) -> Checkpoint:
+        """Put the state of a checkpoint into the objective and the optimiser; the rest of it is returned."""
+        checkpoint = load_checkpoint(path, self.meta.get("fingerprint"))
+        check_schedule(path, checkpoint, self.config, self.epoch_steps)
+        difference = first_difference(_without_schedule(checkpoint.meta), _without_schedule(self.meta))
+        if difference is not None:
+            name, found, expected = difference
+            raise CheckpointError(f"{path}: found {name} {found}, expected {expected} as in this run")
         try:
             self.objective.load_state_dict(checkpoint.objective)
         except RuntimeError as error:
-            raise CheckpointError(f"found a checkpoint of another model, expected this one: {error}") from error
+            raise CheckpointError(f"{path}: found another model, expected this one: {error}") from error
         load_optimizer(self.optimizer, checkpoint.optimizer, self.parameter_names)
+        return replace(checkpoint, objective={}, optimizer={})
 
-    def fit(self, progress: bool, start: Checkpoint | None) -> None:
-        """Train to the end, from `start` if there is one."""
-        start = start or self._state(0, 0)
-        monitor = Monitor(
+    def fit(self, progress: bool, start: Checkpoint) -> None:
+        """Train to the end from the position of `start`."""
+        monitor = together(lambda: self._monitor(progress, start))
+        with Interruption() as interruption:
+            with monitor:
+                finished = self._epochs(start, monitor, interruption)
+            if not finished:
+                interruption.proceed()
+
+    def _monitor(self, progress: bool, start: Checkpoint) -> Monitor:
+        age = getattr(self.objective, "queue_age", None)
+        return Monitor(
             self.run,
             epoch_steps=self.epoch_steps,
-            epochs=self.config.epochs,
+            epochs=self.config.total_epochs,
             step=start.step,
             terms=start.terms,
             term_names=start.term_names,
             log_every=self.config.log_every,
             progress=progress,
+            explosion=self.config.explosion,
+            queue_age=None if age is None else partial(age, batch_size=self.config.batch_size),
         )
-        with _Interruption() as interruption:
-            with monitor:
-                finished = self._epochs(start.epoch, start.first_step, monitor, interruption)
-            if not finished:
-                interruption.proceed()
 
-    def _epochs(self, start: int, first_step: int, monitor: Monitor, interruption: "_Interruption") -> bool:
-        """Train from a step of epoch `start` on; False when a signal came before the end."""
-        for epoch in range(start, self.config.epochs):
-            if not self._epoch(epoch, first_step if epoch == start else 0, monitor, interruption):
+    def _epochs(self, start: Header, monitor: Monitor, interruption: Interruption) -> bool:
+        """Train from a position on; False when a signal came before the end."""
+        for epoch in range(start.epoch, self.config.total_epochs):
+            if not self._epoch(epoch, start.first_step if epoch == start.epoch else 0, monitor, interruption):
                 return False
         return True
 
-    def _epoch(self, epoch: int, first_step: int, monitor: Monitor, interruption: "_Interruption") -> bool:
+    def _epoch(self, epoch: int, first_step: int, monitor: Monitor, interruption: Interruption) -> bool:
         """Train one epoch from a step on; False when a signal came and the run is not done."""
+        config, step = self.config, first_step
         self.objective.train()
-        monitor.start_epoch()
-        step = first_step
-        for batch in self.views.epoch(epoch, first_step):
-            if interruption.requested:
-                monitor.check()
+        monitor.start_epoch(config.loss_terms(epoch))
+        for batch, waited in _timed(self.views.epoch(epoch, first_step)):
+            stop = interruption.agreed()
+            due = config.checkpoint_steps > 0 and step > first_step and step % config.checkpoint_steps == 0
+            if stop or due:
                 self._save(epoch, step, monitor)
+            if stop:
                 return False
-            rate = learning_rate(self.config, epoch, step, self.epoch_steps)
-            monitor.record(self._step(batch, epoch, step, rate), batch, rate)
+            rate = learning_rate(config, epoch, step, self.epoch_steps)
+            outcome, norm = self._step(batch, epoch, step, rate)
+            monitor.record(outcome, batch, rate, waited=waited, gradient_norm=norm)
             step += 1
         assert step == self.epoch_steps, f"{step} steps in epoch {epoch}, {self.epoch_steps} announced"
         scores, seconds = self._probe(epoch)
         monitor.end_epoch(epoch, rate, scores, seconds)
-        last = epoch + 1 == self.config.epochs
-        if last or interruption.requested or (epoch + 1) % self.config.checkpoint_every == 0:
-            self._save(epoch + 1, 0, monitor)
-        return last or not interruption.requested
+        stop, done = interruption.agreed(), epoch + 1
+        last = done == config.total_epochs
+        if last or stop or done % config.checkpoint_every == 0 or config.stays(done):
+            self._save(done, 0, monitor)
+        return last or not stop
 
-    def _step(self, batch: Views, epoch: int, step: int, rate: float) -> dict[str, Tensor]:
+    def _step(self, batch: Views, epoch: int, step: int, rate: float) -> tuple[Outcome, Tensor]:
+        """One step of SGD; what it gave, and the Euclidean norm of all gradients together."""
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        objective = cast(Objective, self.objective)
-        reduced = self.config.precision == "bfloat16"
+        if (epoch, step) == (config.epochs, 0):  # the post stage begins
+            self.optimizer.state.clear()
+        draws = cast(Objective, self.objective).draw(config.seed, epoch, step, len(batch))
+        reduced = config.precision == "bfloat16"
         with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=reduced, cache_enabled=False):
-            terms = objective(batch, objective.draw(self.config.seed, epoch, step, len(batch)))
+            loss, outcome = self._loss(epoch, batch, draws)(batch, draws)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
+        norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         self.optimizer.step()
-        return terms
+        return outcome, norm
+
+    def _loss(self, epoch: int, batch: Views, draws: Any) -> nn.Module:
+        """The loss of the stage that `epoch` belongs to."""
+        wanted = self.config.loss_terms(epoch)
+        if wanted not in self.losses:
+            known = self.config.post.terms if self.config.post.epochs else ()
+            self.losses.clear()  # with what it holds for the exchange of gradients
+            self.losses[wanted] = parallel(_Loss(self.objective, wanted, known), batch, draws)
+        return self.losses[wanted]
 
     def _probe(self, epoch: int) -> tuple[dict[str, float] | None, float]:
         """Scores and seconds of the probe, if its turn has come."""
-        due = (epoch + 1) % self.config.probe_every == 0 if self.config.probe_every else False
-        if self.probe is None or not (due or epoch + 1 == self.config.epochs):
+        every, done = self.config.probe_every, epoch + 1
+        if not every or not (done % every == 0 or done == self.config.total_epochs):
             return None, 0.0
         start = time.perf_counter()
-        return self.probe(cast(Objective, self.objective).encoder), time.perf_counter() - start
+        return leader_first(self._scores), time.perf_counter() - start
 
-    def _state(self, epoch: int, step: int) -> Checkpoint:
+    def _scores(self) -> dict[str, float] | None:
+        return None if self.probe is None else self.probe(cast(Objective, self.objective).encoder)
+
+    def state(self, epoch: int, step: int) -> Checkpoint:
+        """What the next step depends on, after `step` steps of `epoch`."""
         return Checkpoint(
             epoch=epoch,
             step=epoch * self.epoch_steps + step,
@@ -266,8 +290,10 @@ class _Trainer:
         )
 
     def _save(self, epoch: int, step: int, monitor: Monitor) -> None:
-        state = replace(self._state(epoch, step), terms=monitor.terms, term_names=monitor.term_names)
-        save_checkpoint(self.run, state, self.config.keep_checkpoints)
+        monitor.check()
+        monitor.sync()
+        state = replace(self.state(epoch, step), terms=monitor.terms, term_names=monitor.term_names)
+        leader_first(lambda: str(save_checkpoint(self.run, state, self.config.keep_checkpoints, self.config.stays)))
 
 
 def _sgd(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
@@ -278,71 +304,53 @@ def _sgd(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.SGD
     )
 
 
-def _find_start(
-    run: Path, resume: bool, config: TrainConfig, epoch_steps: int, fingerprint: str | None
-) -> Checkpoint | None:
-    """The checkpoint to go on from; None to begin."""
+def _timed(batches: Iterator[Views]) -> Iterator[tuple[Views, float]]:
+    """Each batch, and the seconds that the host waited for it."""
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - start
+
+
+def _check(config: TrainConfig, epoch_steps: int, device: torch.device) -> None:
+    """Refuse what cannot work, before anything is touched."""
+    if epoch_steps == 0:
+        raise ConfigError(
+            f"found fewer training samples than batch_size {config.batch_size}, expected at least one batch"
+        )
+    if config.batch_size % world_size():
+        raise ConfigError(f"found batch_size {config.batch_size}, expected a multiple of the {world_size()} ranks")
+    check_precision(config.precision, device)
+
+
+def _find_start(run: Path, resume: bool, config: TrainConfig, epoch_steps: int, meta: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, the same on all ranks; None to begin."""
+    agree(
+        {
+            "train": config.model_dump(mode="json"),
+            "meta": meta,
+            "steps of an epoch": epoch_steps,
+            "resume": resume,
+            "versions": {"skelstream": version("skelstream"), "torch": torch.__version__},
+        }
+    )
+    name = leader_first(lambda: _begin(run, resume))
+    return None if name is None else run / FOLDER / name
+
+
+def _begin(run: Path, resume: bool) -> str | None:
+    """Make sure that a run may be written into the folder; the name of its last checkpoint."""
     path = latest_checkpoint(run)
     if not resume and (path is not None or (run / LOG).exists()):
         raise ConfigError(f"{run}: found a run, expected a new folder; resume it or choose another")
     run.mkdir(parents=True, exist_ok=True)
-    if path is None:
-        if resume:
-            _logger.warning("%s: no checkpoint to resume from, starting from scratch", run)
-        return None
-    checkpoint = load_checkpoint(path, fingerprint)
-    _check_schedule(path, checkpoint, config, epoch_steps)
-    return checkpoint
+    if path is None and resume:
+        _logger.warning("%s: no checkpoint to resume from, starting from scratch", run)
+    return None if path is None else path.name
 
 
-def _check_schedule(path: Path, checkpoint: Checkpoint, config: TrainConfig, epoch_steps: int) -> None:
-    """Refuse to go on under options with which the run so far would have been another."""
-    free = {"checkpoint_every", "keep_checkpoints", "probe_every", "log_every"}
-    if config.schedule == "step":
-        free.add("epochs")
-    found = {**checkpoint.config, "steps of an epoch": checkpoint.epoch_steps}
-    wanted = {**config.model_dump(mode="json"), "steps of an epoch": epoch_steps}
-    for name, value in wanted.items():
-        if name not in free and found.get(name) != value:
-            raise CheckpointError(f"{path}: found {name} {found.get(name)}, expected {value} as in this configuration")
-    if checkpoint.epoch > config.epochs:
-        raise CheckpointError(f"{path}: found {checkpoint.epoch} epochs done, expected at most epochs {config.epochs}")
-
-
-class _Interruption:
-    """Notes the first SIGINT or SIGTERM, to be acted upon between two steps; a second one takes its course at once."""
-
-    def __init__(self) -> None:
-        self._number: int | None = None
-        self._former: dict[int, Any] = {}
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self._number is not None
-
-    def proceed(self) -> None:
-        """Give the signal its usual course."""
-        assert self._number is not None
-        signal.raise_signal(self._number)
-        raise KeyboardInterrupt  # whoever handles the signal may have let it pass
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._former = {}
+def _without_schedule(meta: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a run's description but for the training configuration, which has rules of its own."""
+    return {name: value for name, value in flat(meta).items() if not name.startswith("config.train.")}

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.errors import StoreError
+from shards.errors import NO_SPACE, StoreError
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def disk_errors(data: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in NO_SPACE:
             found, expected = "no space left", "room for the store: make some and run again, it goes on from here"
         elif error.errno in _UNWRITABLE:
             found, expected = f"a folder that cannot be written ({error})", "a writable one"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from upath import UPath
 
-from pipelines.loaders.record import FULL, Record, index_of, open_locked, part
+from pipelines.loaders.record import Record, index_of, open_locked, part
 from pipelines.loaders.split import SplitShard
-from shards.errors import ConfigError, StoreError
+from shards.errors import NO_SPACE, ConfigError, StoreError
 from shards.manifest import sha256_file, sync
 from shards.remote import STALL, Stopped, fetch
 
@@ -81,7 +81,7 @@ class Cache:
         try:
             path, descriptor = self._acquire(shard, stop)
         except OSError as error:
-            raise (self._full(shard) if error.errno in FULL else self._unusable(error)) from error
+            raise (self._full(shard) if error.errno in NO_SPACE else self._unusable(error)) from error
         try:
             yield path
         finally:
@@ -107,7 +107,7 @@ class Cache:
             try:
                 fetched = self._fetch_if_due(shard, stop)
             except OSError as error:
-                if error.errno not in FULL or not self._record.evict(copy_size(shard)):
+                if error.errno not in NO_SPACE or not self._record.evict(copy_size(shard)):
                     raise
                 continue
             if not fetched:

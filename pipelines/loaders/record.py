@@ -18,9 +18,6 @@ from shards.errors import StoreError
 
 RECORD = "skelstream-cache.sqlite"
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a disk without room answers."""
-
 _BUSY_SECONDS = 60  # until the record is free; it is held for milliseconds
 _TABLE = "CREATE TABLE IF NOT EXISTS copies (sha256 TEXT PRIMARY KEY, name TEXT UNIQUE, bytes INTEGER, whole INTEGER)"
 

@@ -71,7 +71,13 @@ def losses(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
         words = ["pretrain", "pcm3pp-small", "--plain", "--data", str(data), "--dataset", "nwucla", "--device", "cpu"]
         words += ["--protocol", "xview", "--run", str(run), "--loader", loader]
         settings = ["objective.encoder.hidden=32", "train.precision=float32", "train.lr=0.02", "train.batch_size=51"]
-        for setting in (*settings, "train.epochs=1", "train.log_every=1"):
+        for setting in (
+            *settings,
+            "objective.queue_size=510",
+            "train.epochs=1",
+            "train.post.epochs=0",
+            "train.log_every=1",
+        ):
             words += ["--set", setting]
         assert main(words) == 0
         lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]

@@ -13,6 +13,7 @@ SETTINGS = (
     "objective.queue_size=128",
     "train.batch_size=32",
     "train.epochs=6",
+    "train.post.epochs=1",
     "train.milestones=[5]",
     "views.frames=32",
     "views.clip_frames=8",

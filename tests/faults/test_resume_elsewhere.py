@@ -25,9 +25,10 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PY
 
 SETTINGS = {
     "objective.encoder.hidden": 8,
-    "objective.queue_size": 32,
+    "objective.queue_size": 36,
     "train.batch_size": 12,
     "train.epochs": 400,
+    "train.post.epochs": 0,
     "views.frames": 16,
     "views.clip_frames": 4,
     "views.min_frames": 8,

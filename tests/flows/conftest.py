@@ -26,6 +26,7 @@ TINY = (
     "train.batch_size=8",
     "train.epochs=2",
     "train.milestones=[1]",
+    "train.post.epochs=0",
     "train.checkpoint_every=1",
     "views.frames=16",
     "views.clip_frames=4",

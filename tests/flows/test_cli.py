@@ -10,12 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows import cli, methods
 from flows.pretrain import PretrainOptions
 from shards.catalog import SOURCES
 from shards.manifest import read_manifest, write_manifest
 
-COMMANDS = ("demo", "preprocess", "verify", "pretrain", "evaluate", "report", "synth")
+COMMANDS = (
+    "demo",
+    "preprocess",
+    "verify",
+    "methods",
+    "pretrain",
+    "evaluate",
+    "report",
+    "export",
+    "import-checkpoint",
+    "synth",
+)
 HEAVY = ("torch", "prefect", "zarr", "webdataset", "distributed", "dask", "matplotlib", "pydantic", "numba", "fsspec")
 
 
@@ -50,7 +61,14 @@ def pretrain_command(options: PretrainOptions, *more: str) -> list[str]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    assert modules_after("from flows.cli import parser; parser().format_help()") == set()
+    assert modules_after("from flows.cli import main, parser; parser().format_help(); main(['methods'])") == set()
+
+
+def test_the_methods_are_listed_with_the_papers_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("methods") == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in [*methods.METHODS, *methods.VARIANTS])
+    assert all(part in text for row in methods.PAPER_ROWS for part in row)
 
 
 def test_a_conversion_that_is_done_is_found_without_prefect(raw: Path, store: Path) -> None:
@@ -198,6 +216,13 @@ def test_pretrain_evaluate_and_report_follow_each_other(
     assert [line.split()[0] for line in table.splitlines()] == ["task", *["retrieval"] * 3, *["linear"] * 2]
     assert main(*score) == 0
     assert capsys.readouterr().out == table
+    assert main(*score, "--checkpoint", "epoch_0001.pt") == 0
+    assert [path.name for path in sorted((run / "results").iterdir())] == [
+        "epoch_0001",
+        "linear.json",
+        "retrieval.json",
+    ]
+    assert capsys.readouterr().out.count("\n") == table.count("\n")
     assert main("report", run) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert main("report", run, "--out", tmp_path / "page.html") == 0
@@ -215,6 +240,11 @@ def test_pretrain_refuses_in_one_line(
     assert "views.mask_ratio: found 2.0" in say("views.mask_ratio=2.0")
     assert "objective.encoder.hidden: found -8" in say("objective.encoder.hidden=-8")
     assert "clip_frames=64, expected at most frames=16" in say("views.clip_frames=64")
+    assert "objective.pairs.0: found 'bass'" in say('objective.pairs=["bass"]')
+    assert "train.precision: found 'float16'" in say("train.precision=float16")
+    assert "precision tf32 on the device cpu, which lacks it" in say("train.precision=tf32")
+    assert "found 32 samples for batches of 40" in say("train.batch_size=40", "objective.queue_size=80")
+    assert "unknown variant 'no-clips'" in say(method="pcm3pp+no-clips")
     assert "unknown method 'moco'" in say(method="moco")
     assert "no protocol 'xset'" in say(protocol="xset")
     assert "no such folder" in say(data=tmp_path / "none")
@@ -225,6 +255,8 @@ def test_pretrain_refuses_in_one_line(
 def test_evaluate_and_report_refuse_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no readable run.json" in refused(capsys, "evaluate", tmp_path / "none", "--plain")
     assert "detection" in refused(capsys, "evaluate", run, "--tasks", "detection", "--plain")
+    missing = ("--checkpoint", "epoch_0009.pt", "--plain")
+    assert "found no 'epoch_0009.pt', expected one of epoch_0001.pt" in refused(capsys, "evaluate", run, *missing)
     assert "unknown key 'linear.epoch'" in refused(capsys, "evaluate", run, "--set", "linear.epoch=2", "--plain")
     assert "no readable configuration" in refused(capsys, "report", tmp_path / "none")
     (tmp_path / "file").write_text("not a folder")

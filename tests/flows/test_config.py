@@ -13,6 +13,7 @@ from flows.config import (
     EvaluateConfig,
     PretrainConfig,
     apply_overrides,
+    changed,
     first_difference,
     leaf_keys,
     read_config,
@@ -115,6 +116,14 @@ def test_an_override_without_an_equals_sign_is_refused() -> None:
         ("objective.pairs=[1]", r"objective\.pairs\.0: found 1"),
         ("views.frames=33", r"views: frames=33, expected a multiple of 16"),
         ("objective.queue_size=128", r"objective\.queue_size is 128, expected more than train\.batch_size 128"),
+        ("train.batch_size=48", r"objective\.queue_size is 16384, expected a multiple of train\.batch_size 48"),
+        ("objective.queue_size=200", r"objective\.queue_size is 200, expected a multiple of train\.batch_size 128"),
+        ('objective.pairs=["crop"]', r"objective\.pairs\.0: found 'crop': .*'base', 'masked', 'predicted', 'mix'"),
+        ("objective.input_statistics=each", r"objective\.input_statistics: found 'each': .*'all_views' or 'base_view'"),
+        ("objective.distillation_top_k=0", r"objective\.distillation_top_k: found 0: .*greater than 0"),
+        ("objective.pairs=[]", r"pairs \(\) found, expected at least one of"),
+        ("objective.prompt_width=1025", r"prompt_width 1025 found, expected at most encoder\.hidden 1024"),
+        ("objective.distillation_top_k=16385", r"distillation_top_k 16385 found, expected at most queue_size 16384"),
         ("objective.encoder.input_size=75", r"objective\.encoder\.input_size is 75, expected 150"),
     ],
 )
@@ -122,6 +131,27 @@ def test_a_value_of_the_wrong_type_or_range_is_refused(override: str, message: s
     with pytest.raises(ConfigError, match=rf"^--set: {message}") as caught:
         apply_overrides(BASE, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_stage_of_terms_that_the_objective_does_not_have_is_refused() -> None:
+    post = "train.post.epochs=2"
+    assert apply_overrides(BASE, ["objective.distillation_weight=0"]).train.post.epochs == 0
+    message = r"train\.post\.terms is \('distill', 'prediction'\), expected some of .*\('base', .*, 'prediction'\)"
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides(BASE, [post, "objective.distillation_weight=0"])
+    with pytest.raises(ConfigError, match="'prediction'"):
+        apply_overrides(BASE, [post, "objective.prediction_weight=0"])
+    alone = apply_overrides(BASE, [post, "objective.prediction_weight=0", 'train.post.terms=["distill"]'])
+    assert alone.train.post.terms == ("distill",)
+
+
+def test_recipes_change_values_by_their_dotted_names_and_leave_the_original() -> None:
+    config = changed(BASE, {"train.epochs": 3, "objective.encoder.hidden": 8, "method": "pcm3"})
+    assert (config.train.epochs, config.objective.encoder.hidden, config.method) == (3, 8, "pcm3")
+    restored = changed(config, {"train.epochs": 451, "objective.encoder.hidden": 1024, "method": "pcm3pp"})
+    assert restored == BASE != config
+    with pytest.raises(AssertionError, match="TrainConfig has no epoch"):
+        changed(BASE, {"train.epoch": 3})
 
 
 def test_all_wrong_values_are_named_at_once() -> None:
@@ -140,7 +170,7 @@ def test_evaluation_options_are_set_the_same_way() -> None:
     epochs=st.integers(1, 10**9),
     lr=st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False),
     milestones=st.lists(st.integers(0, 10**6), max_size=5),
-    hidden=st.integers(1, 4096),
+    hidden=st.integers(64, 4096),
     window=st.integers(0, 1000),
     prompts=st.booleans(),
     width=st.none() | st.integers(1, 64),

@@ -32,7 +32,8 @@ def ask(run: Path, *tasks: str, overrides: tuple[str, ...] = SHORT, data: Path |
 
 
 def files(run: Path) -> dict[str, tuple[bytes, int]]:
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted((run / "results").iterdir())}
+    found = sorted((run / "results").glob("*.json"))
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,25 @@ def test_another_checkpoint_is_scored_anew(copy: Path) -> None:
     (copy / "checkpoints" / "epoch_0002.pt").unlink()
     assert finished(ask(copy)) is None
     assert {result.checkpoint for result in evaluate(ask(copy))} == {"epoch_0001.pt", None}
+
+
+def test_a_named_checkpoint_has_results_of_its_own(copy: Path, results: list[TaskResult]) -> None:
+    before = files(copy)
+    early = ask(copy, "retrieval").model_copy(update={"checkpoint": "epoch_0001.pt"})
+    assert finished(early) is None
+    rows = evaluate(early)
+    assert [row.checkpoint for row in rows] == ["epoch_0001.pt", None, None]
+    assert rows[0].checkpoint_sha256 == sha256_file(copy / "checkpoints" / "epoch_0001.pt")
+    assert read_results(copy / "results" / "epoch_0001" / "retrieval.json") == rows == finished(early)
+    assert files(copy) == before
+    last = ask(copy, "retrieval").model_copy(update={"checkpoint": "epoch_0002.pt"})
+    assert finished(last) == results[2:]
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(copy: Path) -> None:
+    for name in ("epoch_0451.pt", "../checkpoints/epoch_0001.pt", ""):
+        with pytest.raises(CheckpointError, match=r"expected one of epoch_0001\.pt, epoch_0002\.pt$"):
+            evaluate(ask(copy).model_copy(update={"checkpoint": name}))
 
 
 def test_rows_of_other_data_or_cut_short_are_not_taken_for_results(copy: Path) -> None:

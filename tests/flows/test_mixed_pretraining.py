@@ -90,7 +90,7 @@ def test_the_command_mixes_data_sets(
     words += ["--loader", "stream", "--workers", "2"]
     for setting in ("objective.encoder.hidden=8", "objective.queue_size=32", "train.batch_size=8", "train.epochs=1"):
         words += ["--set", setting]
-    assert main([*words, "--set", "views.min_frames=8"]) == 0
+    assert main([*words, "--set", "views.min_frames=8", "--set", "train.post.epochs=0"]) == 0
     assert "loader: stream, as asked for" in capsys.readouterr().err
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["also"] == [

@@ -17,6 +17,7 @@ from flows import demo
 from flows.evaluate import EvaluateOptions, evaluate, evaluate_flow, finished
 from flows.preprocess import PreprocessOptions, preprocess_flow
 from flows.pretrain import PretrainOptions, pretrain_flow
+from models.training.monitor import read_log
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError
 
@@ -51,6 +52,12 @@ def test_pretrain_makes_the_same_checkpoint(run: Path, options: Callable[..., Pr
     assert pretrain_flow(options(tmp_path / "run"), progress=False) == str(tmp_path / "run" / expected)
 
 
+def test_pretrain_starts_ranks_and_finds_their_run(options: Callable[..., PretrainOptions], tmp_path: Path) -> None:
+    ours = options(tmp_path / "run", "train.epochs=1", gpus=2)
+    assert pretrain_flow(ours, progress=False) == str(tmp_path / "run" / "checkpoints" / "epoch_0001.pt")
+    assert len(read_log(tmp_path / "run")) == 1
+
+
 def test_evaluate_gives_the_same_scores(run: Path, tmp_path: Path) -> None:
     wanted: dict[str, Any] = {"tasks": ("retrieval",), "device": "cpu"}
     for name in ("plain", "flow"):
@@ -81,6 +88,7 @@ def test_the_demo_goes_the_whole_path_and_reuses_it(
             "objective.queue_size=32",
             "train.batch_size=16",
             "train.epochs=1",
+            "train.post.epochs=0",
             "views.frames=16",
             "views.mask_segments=8",
             "views.clip_frames=4",

@@ -1,11 +1,13 @@
 """Pre-training as a flow runs it: a run folder that says what it is, and goes on or refuses to."""
 
+import dataclasses
 import fcntl
 import json
 import re
 import shutil
 import signal
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,8 @@ from flows import build
 from flows.build import pick_device, pick_loader
 from flows.config import first_difference, read_config
 from flows.options import LoaderOptions
-from flows.pretrain import PretrainOptions, finished, pretrain, read_run, revision, summary
+from flows.pretrain import PretrainOptions, finished, pretrain, summary
+from flows.run_folder import read_run, revision
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.monitor import LOG, TIME_FIELDS, read_log
 from pipelines.loaders.loader import ViewLoader
@@ -114,6 +117,37 @@ def test_another_configuration_is_refused_with_the_differing_key(run: Path, opti
     assert contents(run) == before
 
 
+def test_a_run_goes_on_into_its_second_stage_and_keeps_the_end_of_the_first(options: Make, tmp_path: Path) -> None:
+    ours = options(tmp_path / "run", "train.post.epochs=2", "train.keep_checkpoints=1")
+    result = pretrain(ours)
+    assert result == dataclasses.replace(result, epochs=4, steps=16, checkpoint=ours.run / "checkpoints/epoch_0004.pt")
+    names = [path.name for path in sorted((ours.run / "checkpoints").iterdir())]
+    assert names == ["epoch_0002.pt", "epoch_0004.pt"]
+    assert finished(ours) == dataclasses.replace(result, curves=())
+    result.checkpoint.unlink()
+    assert finished(ours) is None  # the first stage alone is no complete run
+    again = pretrain(ours.model_copy(update={"resume": True}))
+    assert [untimed(line) for line in again.curves] == [untimed(line) for line in result.curves]
+    assert (again.epochs, again.checkpoint) == (4, result.checkpoint)
+
+
+def test_a_resumed_run_reads_the_tensors_of_its_checkpoint_once(
+    interrupted: Path, options: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str | None] = []
+    test = zipfile.ZipFile.testzip  # the checksums of all that is in the file are compared
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda file: (reads.append(file.filename), test(file))[1])
+    pretrain(options(interrupted, resume=True))
+    assert [Path(str(name)).name for name in reads] == ["epoch_0001_step_000002.pt"]
+
+
+def test_a_checkpoint_of_another_method_is_refused(interrupted: Path, options: Make) -> None:
+    other = options(interrupted, method="pcm3pp+no-guidance", resume=True)
+    (interrupted / "config.json").write_text(other.resolve().model_dump_json())  # as if somebody had copied it there
+    with pytest.raises(CheckpointError, match=r"epoch_0001_step_000002\.pt.*pcm3pp.*pcm3pp\+no-guidance"):
+        pretrain(other)
+
+
 def test_an_interrupted_run_is_refused_without_resume(interrupted: Path, options: Make) -> None:
     path = latest_checkpoint(interrupted)
     assert path is not None
@@ -178,14 +212,15 @@ def test_an_unknown_name_is_refused_and_leaves_no_folder(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.batch_size=31", "objective.queue_size"),
+        ("train.batch_size=32", "objective.queue_size is 32, expected more than train.batch_size 32"),
+        ("train.batch_size=12", "objective.queue_size is 32, expected a multiple of train.batch_size 12"),
         ("objective.pairs=[]", "expected at least one"),
         ("train.nothing=1", "unknown key"),
     ],
 )
 def test_options_that_cannot_work_leave_no_folder(options: Make, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        pretrain(options(tmp_path / "run", "objective.queue_size=31", override))
+        pretrain(options(tmp_path / "run", override))
     assert not (tmp_path / "run").exists()
 
 

@@ -14,7 +14,7 @@ from flows.config import read_config
 from flows.drawing import curves
 from flows.evaluate import EvaluateOptions, evaluate
 from flows.pretrain import PretrainOptions, pretrain, read_run
-from flows.report import VIEW_NOTES, write_report
+from flows.report import VIEW_NOTES, run_curves, write_report
 from models.evaluation.results import read_results, write_results
 from models.training.monitor import LOG, read_log
 from shards.errors import ConfigError, StoreError
@@ -105,13 +105,51 @@ def test_the_page_says_what_the_run_was(told: Path, page: Page) -> None:
     assert config.model_dump_json(indent=2) in page.text
 
 
+CURVES = (
+    "loss terms, weighted",
+    "queries nearest to their own key, %",
+    "online score, %",
+    "spread of the normalised features",
+    "effective rank of the features",
+    "gradient norm",
+    "learning rate",
+    "samples a second",
+    "time that waited for data, %",
+)
+
+
 def test_the_page_draws_curves_sequences_and_every_view(page: Page) -> None:
-    for title in ("loss terms, weighted", "online score, %", "speed"):
+    for title in CURVES:
         assert title in page.text
     for name, note in VIEW_NOTES.items():
         assert f"{name}: {note}" in page.text
     assert len(re.findall(r"class \d+, sample \d+", page.text)) == 3
-    assert page.tags["svg"] == page.tags["figure"] == 3 + 3 + len(VIEW_NOTES)
+    assert page.tags["svg"] == page.tags["figure"] == len(CURVES) + 3 + len(VIEW_NOTES)
+    assert "post-distillation" not in page.text
+
+
+def test_a_log_of_an_older_version_is_drawn_as_far_as_it_goes(told: Path, tmp_path: Path) -> None:
+    new = ("metrics", "queue_age", "stalled", "memory_gb")
+    first, *others = read_log(told)
+    old = {name: value for name, value in first.items() if name not in new}
+    for lines, drawn in (([old], {0, 2, 6, 7}), ([old, *others], set(range(len(CURVES))))):
+        (tmp_path / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(run_curves(tmp_path, epochs=2))
+        assert {number for number, title in enumerate(CURVES) if title in text} == drawn
+
+
+def test_the_curves_show_where_post_distillation_begins(told: Path) -> None:
+    for epochs, marked in ((2, 0), (1, len(CURVES))):
+        shown = [">post-distillation<" in curve for curve in run_curves(told, epochs)]
+        assert (sum(shown), len(shown)) == (marked, len(CURVES))
+
+
+def test_an_epoch_without_a_value_leaves_its_line_out_there() -> None:
+    nothing = float("nan")
+    with_gap, without = (curves({"a": [1.0, 2.0, 3.0], "b": b}, "loss") for b in ([nothing, 2.0, nothing], [2.0] * 3))
+    # a point where the only value is, instead of a line
+    assert re.search(r'<use [^>]*style="fill: #ff7f0e', with_gap)
+    assert not re.search(r'<use [^>]*style="fill: #ff7f0e', without)
 
 
 def test_the_page_names_what_was_left_out(page: Page, store: Path) -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import EncoderConfig, GRUEncoder
 from models.evaluation.features import extract_features
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
-from models.training.engine import TrainConfig, train
+from models.training.engine import train
+from models.training.schedule import TrainConfig
 from pipelines.augmentations.draws import uniform
 from pipelines.views import make_views
 from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
@@ -17,6 +19,7 @@ from shards.batch import RaggedBatch, Views
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
+DEFAULT = PCM3PPViewsConfig()
 CONFIG = PCM3PPConfig(encoder=EncoderConfig(hidden=64), queue_size=256)
 
 
@@ -39,8 +42,8 @@ def ragged(device: str, samples: int = 16) -> RaggedBatch:
     )
 
 
-def views(device: str, step: int = 0) -> Views:
-    return make_views(ragged(device), PCM3PPViewsConfig().spec("joint"), seed=3, epoch=1, step=step)
+def views(device: str, step: int = 0, config: PCM3PPViewsConfig = DEFAULT) -> Views:
+    return make_views(ragged(device), config.spec("joint"), seed=3, epoch=1, step=step)
 
 
 def test_draws_are_the_same_bits_on_both_devices() -> None:
@@ -49,8 +52,10 @@ def test_draws_are_the_same_bits_on_both_devices() -> None:
     assert torch.equal(cpu, cuda)
 
 
-def test_views_are_equal_on_both_devices() -> None:
-    cpu, cuda = views("cpu"), views("cuda")
+@pytest.mark.parametrize("scope", ["batch", "sample"])
+def test_views_are_equal_on_both_devices(scope: Any) -> None:
+    config = PCM3PPViewsConfig(mix_scope=scope, mask_scope=scope)
+    cpu, cuda = views("cpu", config=config), views("cuda", config=config)
     for name, view in cpu.views.items():
         torch.testing.assert_close(cuda.views[name].cpu(), view, atol=1e-5, rtol=1e-5, msg=name)
 
@@ -59,7 +64,7 @@ def test_a_step_gives_the_terms_and_gradients_of_the_cpu() -> None:
     results = {}
     for device in ("cpu", "cuda"):
         objective = PCM3PP(CONFIG, seed=0).to(device)
-        terms = objective(views(device), objective.draw(0, 0, 0, 16))
+        terms = objective(views(device), objective.draw(0, 0, 0, 16)).terms
         torch.stack(list(terms.values())).sum().backward()
         results[device] = (
             {name: term.detach().cpu() for name, term in terms.items()},
@@ -80,7 +85,7 @@ class _Epochs:
             yield views("cuda", step)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_training_runs_on_the_device_and_resumes(tmp_path: Path, precision: str) -> None:
     for epochs in (1, 2):
         config = TrainConfig.model_validate({"epochs": epochs, "batch_size": 16, "precision": precision})
@@ -91,6 +96,22 @@ def test_training_runs_on_the_device_and_resumes(tmp_path: Path, precision: str)
     assert result.steps == 4
 
 
+@pytest.mark.parametrize("direction", ["parallel_forward", "bidirectional"])
+def test_the_encoder_gives_the_outputs_and_gradients_of_the_cpu_also_from_two_streams(direction: str) -> None:
+    found = {}
+    x = torch.randn(12, 30, 150, generator=torch.Generator().manual_seed(0))
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        encoder = GRUEncoder(EncoderConfig.model_validate({"hidden": 96, "direction": direction})).to(device)
+        for _ in range(3):  # memory of one stream given to the other too early would show in a later turn
+            encoder.zero_grad()
+            y = encoder(x.to(device))
+            y.square().sum().backward()
+        found[device] = [y.detach().cpu(), *(p.grad.cpu() for p in encoder.parameters() if p.grad is not None)]
+    for ours, expected in zip(found["cuda"], found["cpu"], strict=True):
+        torch.testing.assert_close(ours, expected, atol=2e-4 * float(expected.abs().max()), rtol=0)
+
+
 def test_features_are_equal_on_both_devices() -> None:
     found = {}
     for device in ("cpu", "cuda"):
@@ -98,3 +119,27 @@ def test_features_are_equal_on_both_devices() -> None:
         batch = make_views(ragged(device), evaluation_spec("centre", "joint"), seed=0, epoch=0, step=0)
         found[device] = extract_features(encoder, iter([batch]), device=device).values.cpu()
     torch.testing.assert_close(found["cuda"], found["cpu"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> None:
+    class Prepared:
+        """Eight batches that are there already; from the third step on, waiting for the device is an error."""
+
+        batches = [views("cuda", step) for step in range(8)]
+
+        def __len__(self) -> int:
+            return len(self.batches)
+
+        def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
+            try:
+                for step, batch in enumerate(self.batches):
+                    # the first two make buffers and choose kernels; the monitor reads after ten, which never come
+                    torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")
+                    yield batch
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+    config = TrainConfig.model_validate({"epochs": 1, "batch_size": 16, "precision": precision, "log_every": 50})
+    objective = PCM3PP(CONFIG, seed=0)
+    assert train(objective, Prepared(), config, tmp_path, meta={"fingerprint": "f"}, device="cuda").steps == 8

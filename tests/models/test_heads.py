@@ -18,9 +18,10 @@ def test_the_decoder_looks_at_earlier_frames_only() -> None:
     decoder, features = Decoder(16, 8, 6).eval(), torch.randn(2, 7, 16)
     changed = features.clone()
     changed[:, 4:] += 1
-    assert decoder(features).shape == (2, 7, 6)
-    assert torch.equal(decoder(features)[:, :4], decoder(changed)[:, :4])
-    assert not torch.equal(decoder(features)[:, 4:], decoder(changed)[:, 4:])
+    (before,), (after,) = decoder(features), decoder(changed)
+    assert before.shape == (2, 7, 6)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.equal(before[:, 4:], after[:, 4:])
 
 
 def test_the_decoder_normalises_over_samples_and_frames() -> None:
@@ -29,6 +30,19 @@ def test_the_decoder_normalises_over_samples_and_frames() -> None:
     decoder(features)
     reduced = decoder.reduce[0](features).detach()
     torch.testing.assert_close(decoder.reduce[1].running_mean, 0.1 * reduced.mean((0, 1)))
+
+
+def test_passes_of_the_decoder_together_are_passes_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    together, apart = (Decoder(16, 8, 6).double() for _ in range(2))
+    apart.load_state_dict(together.state_dict())
+    features = torch.randn(3, 2, 7, 16, dtype=torch.float64)
+    expected = [apart(x)[0] for x in features]
+    for found, wanted in zip(together(*features), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+    for name, tensor in apart.state_dict().items():
+        assert torch.equal(tensor, together.state_dict()[name]), name
+    assert int(together.reduce[1].num_batches_tracked) == 3
 
 
 @pytest.mark.parametrize("start", [0, 2, 5])

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from models.encoders.gru import EncoderConfig
 from models.objectives import losses
+from models.objectives.pcm3_names import from_reference_name, from_reference_state
 from models.objectives.pcm3pp import (
     PCM3PP,
     Draws,
     PCM3PPConfig,
     StepOutput,
-    from_reference_name,
-    from_reference_state,
 )
 from shards.batch import Views
 from shards.skeleton import BODY_PARTS

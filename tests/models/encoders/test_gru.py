@@ -5,13 +5,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from models.encoders.gru import (
-    EncoderConfig,
-    GRUEncoder,
-    InputNorm,
-    from_reference_name,
-    from_reference_state,
-)
+from models.encoders.gru import EncoderConfig, GRUEncoder, from_reference_name, from_reference_state
+from models.norm import GlobalBatchNorm
 from shards.errors import CheckpointError
 
 TINY = EncoderConfig(hidden=8, layers=3, input_size=6)
@@ -78,7 +73,7 @@ def test_a_prompt_before_the_norm_acts_in_evaluation() -> None:
 
 
 def test_normalising_and_recording_equal_an_ordinary_batch_norm() -> None:
-    ours, ordinary = InputNorm(6).double(), nn.BatchNorm1d(6).double()
+    ours, ordinary = GlobalBatchNorm(6).double(), nn.BatchNorm1d(6).double()
     for seed in range(3):
         x = torch.randn(4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3 + 1
         assert (ours(x) - ordinary(x.flatten(0, 1)).view_as(x)).abs().max() < 1e-12

@@ -50,6 +50,34 @@ def test_distillation_equals_its_formula() -> None:
     assert float(distillation(student, teacher, 0.1, 0.05)) == pytest.approx(expected, abs=1e-12)
 
 
+def test_distillation_over_the_nearest_takes_those_of_the_teacher() -> None:
+    student, teacher = _unit(3, 0) @ _unit(6, 2).T, _unit(3, 1) @ _unit(6, 2).T
+    expected = 0.0
+    for s_row, t_row in zip(student.tolist(), teacher.tolist(), strict=True):
+        nearest = sorted(range(6), key=lambda j: -t_row[j])[:2]
+        p, q = [math.exp(t_row[j] / 0.05) for j in nearest], [math.exp(s_row[j] / 0.1) for j in nearest]
+        for p_j, q_j in zip(p, q, strict=True):
+            expected += p_j / sum(p) * math.log((p_j / sum(p)) / (q_j / sum(q))) / 3
+    assert float(distillation(student, teacher, 0.1, 0.05, top_k=2)) == pytest.approx(expected, abs=1e-12)
+    assert float(distillation(student, teacher, 0.1, 0.05)) != pytest.approx(expected, abs=1e-3)
+
+
+def test_pairs_stacked_in_front_are_pairs_alone() -> None:
+    queries, keys, negatives = (
+        torch.stack((_unit(3, 0), _unit(3, 3))),
+        torch.stack((_unit(3, 1), _unit(3, 4))),
+        _unit(6, 2),
+    )
+    together = similarities(queries, keys, negatives)
+    contrast, divergence = info_nce(together, 0.07), distillation(together[..., 1:], keys @ negatives.T, 0.1, 0.05, 4)
+    for i in range(2):
+        alone = similarities(queries[i], keys[i], negatives)
+        torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-14)
+        torch.testing.assert_close(contrast[i], info_nce(alone, 0.07), rtol=0, atol=1e-13)
+        expected = distillation(alone[:, 1:], keys[i] @ negatives.T, 0.1, 0.05, 4)
+        torch.testing.assert_close(divergence[i], expected, rtol=0, atol=1e-13)
+
+
 def test_distillation_teaches_the_student_alone() -> None:
     student, teacher = _unit(3, 0).requires_grad_(), _unit(3, 1).requires_grad_()
     distillation(student, teacher, 0.1, 0.05).backward()

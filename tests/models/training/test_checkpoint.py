@@ -1,6 +1,10 @@
+import errno
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +15,14 @@ import torch
 from torch import nn
 
 from models.training.checkpoint import (
+    CHECKPOINT_VERSION,
     Checkpoint,
     encoder_state,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
+    read_header,
     save_checkpoint,
 )
 from shards.errors import CheckpointError
@@ -88,10 +94,44 @@ def test_only_the_last_few_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch_0004.pt", "epoch_0005.pt"]
 
 
-def test_another_fingerprint_is_refused_telling_both(tmp_path: Path) -> None:
+def test_those_that_stay_for_good_are_beside_the_last_few(tmp_path: Path) -> None:
+    for epoch in range(1, 10):
+        for within in (0, 3):
+            save_checkpoint(tmp_path, example(epoch, within), keep=2, stays=lambda epoch: epoch in (2, 6))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "epoch_0002.pt",
+        "epoch_0006.pt",
+        "epoch_0009.pt",
+        "epoch_0009_step_000003.pt",
+    ]
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, read_header])
+def test_another_fingerprint_is_refused_telling_both(tmp_path: Path, read: Any) -> None:
     path = save_checkpoint(tmp_path, example(), keep=1)
     with pytest.raises(CheckpointError, match=r"epoch_0010\.pt: found .*abc123.*expected .*def456"):
-        load_checkpoint(path, expect_fingerprint="def456")
+        read(path, expect_fingerprint="def456")
+
+
+def test_the_header_tells_all_but_the_tensors_and_reads_none(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, example(within=4), keep=1)
+    whole = load_checkpoint(path)
+    numbers = whole.objective["encoder.weight"].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[data.index(numbers)] ^= 1
+    path.write_bytes(data)
+    header = read_header(path)
+    assert {name: getattr(whole, name) for name in vars(header)} == vars(header)
+    assert (header.epoch, header.step, header.first_step, header.meta["recipe"]) == (10, 74, 4, "pcm3")
+
+
+def test_a_damaged_header_is_found_without_reading_tensors(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, example(), keep=1)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"abc123")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"epoch_0010\.pt: found damaged data"):
+        read_header(path)
 
 
 @pytest.mark.parametrize("where", [0, 1234, -1])
@@ -107,12 +147,13 @@ def test_one_flipped_bit_anywhere_in_a_tensor_is_found(tmp_path: Path, name: str
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("read", [load_checkpoint, read_header])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
-def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float, read: Any) -> None:
     path = save_checkpoint(tmp_path, example(), keep=1)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(CheckpointError, match=r"epoch_0010\.pt: found a file that cannot be read"):
-        load_checkpoint(path)
+        read(path)
 
 
 def test_a_missing_file_is_told_by_its_name(tmp_path: Path) -> None:
@@ -138,16 +179,19 @@ def foreign_files() -> dict[str, bytes]:
         "no json": torch_file({"json": "{"}),
         "json list": torch_file({"json": "[]"}),
         "other magic": torch_file({"json": json.dumps({"magic": "x", "version": 1})}),
-        "missing fields": torch_file({"json": json.dumps({"magic": "skelstream-checkpoint", "version": 1})}),
+        "missing fields": torch_file(
+            {"json": json.dumps({"magic": "skelstream-checkpoint", "version": CHECKPOINT_VERSION})}
+        ),
     }
 
 
+@pytest.mark.parametrize("read", [load_checkpoint, read_header])
 @pytest.mark.parametrize("name", sorted(foreign_files()))
-def test_a_foreign_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_foreign_file_is_refused(tmp_path: Path, name: str, read: Any) -> None:
     path = tmp_path / "epoch_0001.pt"
     path.write_bytes(foreign_files()[name])
     with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: found .*expected a skelstream checkpoint"):
-        load_checkpoint(path)
+        read(path)
 
 
 class Bomb:
@@ -155,23 +199,25 @@ class Bomb:
         return (pytest.fail, ("code of a checkpoint was run",))
 
 
+@pytest.mark.parametrize("read", [load_checkpoint, read_header])
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path: Path, as_zip: bool) -> None:
+def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path: Path, as_zip: bool, read: Any) -> None:
     path = tmp_path / "epoch_0001.pt"
     if as_zip:
         torch.save({"json": Bomb()}, path)
     else:
         path.write_bytes(pickle.dumps({"json": Bomb()}))
     with pytest.raises(CheckpointError, match="expected a skelstream checkpoint"):
-        load_checkpoint(path)
+        read(path)
 
 
-def test_another_format_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.training.checkpoint.CHECKPOINT_VERSION", 2)
+@pytest.mark.parametrize("read", [load_checkpoint, read_header])
+def test_another_format_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Any) -> None:
+    monkeypatch.setattr("models.training.checkpoint.CHECKPOINT_VERSION", 1)
     path = save_checkpoint(tmp_path, example(), keep=1)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="found checkpoint format 2, expected 1"):
-        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="found checkpoint format 1, expected 2"):
+        read(path)
 
 
 def test_a_state_with_nan_is_not_written_and_the_one_before_stays(tmp_path: Path) -> None:
@@ -183,19 +229,83 @@ def test_a_state_with_nan_is_not_written_and_the_one_before_stays(tmp_path: Path
     assert list((tmp_path / "checkpoints").iterdir()) == [before]
 
 
-def test_a_failed_write_leaves_no_trace_and_keeps_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_no_trace_and_names_the_checkpoint_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     before = save_checkpoint(tmp_path, example(1), keep=1)
 
     def full(payload: Any, file: Any) -> None:
         file.write(b"half")
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"epoch_0002\.pt: found no space left .*epoch_0001\.pt stays"):
         save_checkpoint(tmp_path, example(2), keep=1)
     assert list((tmp_path / "checkpoints").iterdir()) == [before]
+
+
+def test_another_failure_of_a_write_is_not_called_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(payload: Any, file: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        save_checkpoint(tmp_path, example(), keep=1)
+
+
+# a limit of the kernel on the size of a file: the write fails within torch, which wraps what it gets
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from models.training.checkpoint import Checkpoint, save_checkpoint
+from shards.errors import CheckpointError
+
+def state(epoch, size):
+    return Checkpoint(
+        epoch=epoch, step=epoch, epoch_steps=1, config={}, meta={}, objective={"x": torch.ones(size)}, optimizer={}
+    )
+
+run = Path(sys.argv[1])
+save_checkpoint(run, state(1, 10), keep=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for epoch, size in ((2, 30_000), (3, 3_000_000)):
+    try:
+        save_checkpoint(run, state(epoch, size), keep=1)
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+def test_a_file_that_cannot_grow_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LIMITED, str(tmp_path)],
+        cwd=root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for line, name in zip(process.stdout.splitlines(), ("epoch_0002.pt", "epoch_0003.pt"), strict=True):
+        assert f"{name}: found no space left (File too large)" in line
+        assert "epoch_0001.pt stays" in line
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch_0001.pt"]
+
+
+def test_what_killed_processes_left_goes_before_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / ".epoch_0001.pt.abcd.tmp").write_bytes(bytes(1000))
+    seen: list[list[str]] = []
+    save = torch.save
+
+    def watched(payload: Any, file: Any) -> None:
+        seen.append([path.name for path in folder.glob("*.abcd.tmp")])
+        save(payload, file)
+
+    monkeypatch.setattr(torch, "save", watched)
+    save_checkpoint(tmp_path, example(), keep=1)
+    assert seen == [[]]
 
 
 def test_the_encoder_state_is_the_online_encoder_alone() -> None:
@@ -230,6 +340,16 @@ def test_an_optimiser_goes_on_as_if_never_stored(kind: type[torch.optim.Optimize
     step(other, restored)
     assert torch.equal(layer.weight, other.weight)
     assert torch.equal(layer.bias, other.bias)
+
+
+def test_an_optimiser_goes_on_when_the_file_of_its_checkpoint_is_gone(tmp_path: Path) -> None:
+    parameter = nn.Parameter(torch.zeros(30, 40))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    path = save_checkpoint(tmp_path, example(), keep=1)
+    load_optimizer(optimizer, load_checkpoint(path).optimizer, {0: "encoder.weight"})
+    path.write_bytes(bytes(path.stat().st_size))
+    buffer = optimizer.state[parameter]["momentum_buffer"]
+    assert torch.equal(buffer, example().optimizer["encoder.weight/momentum_buffer"])
 
 
 def test_optimiser_state_of_an_unknown_parameter_is_refused() -> None:

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,10 +18,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from models.encoders.gru import EncoderConfig
+from models.objectives.outcome import Outcome
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
-from models.training.engine import TrainConfig, learning_rate, train
+from models.training.engine import train
 from models.training.monitor import LOG, TIME_FIELDS, DivergenceError, read_log
+from models.training.schedule import PostConfig, TrainConfig, learning_rate
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError
 
@@ -44,7 +48,7 @@ class Tiny(nn.Module):
     def draw(self, seed: int, epoch: int, step: int, n: int) -> Tensor:
         return torch.rand(n, 1, generator=torch.Generator().manual_seed((seed * 100 + epoch) * 100 + step))
 
-    def forward(self, views: Views, draws: Tensor) -> dict[str, Tensor]:
+    def forward(self, views: Views, draws: Tensor) -> Outcome:
         query = self.encoder(views.views["x"] * draws)
         key = self.twin(views.views["x"])
         terms = {
@@ -53,7 +57,7 @@ class Tiny(nn.Module):
         }
         if self.training:
             self._update(key)
-        return terms
+        return Outcome(terms, {}, query.detach())
 
     @torch.no_grad()
     def _update(self, key: Tensor) -> None:
@@ -93,6 +97,10 @@ def lines_without_time(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in TIME_FIELDS} for line in lines]
 
 
+def files(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
 def assert_equal_runs(left: Path, right: Path) -> None:
     (a, b) = (latest_checkpoint(run) for run in (left, right))
     assert a is not None
@@ -102,35 +110,91 @@ def assert_equal_runs(left: Path, right: Path) -> None:
     assert lines_without_time(left) == lines_without_time(right)
 
 
+class Parabola(nn.Module):
+    """One parameter, and a target that each step draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+        nn.init.constant_(self.encoder.weight, 2.0)
+
+    def draw(self, seed: int, epoch: int, step: int, n: int) -> float:
+        return seed + 0.1 * epoch + 0.01 * step
+
+    def forward(self, views: Views, draws: float) -> Outcome:
+        weight = self.encoder.weight.squeeze()
+        terms = {"near": 0.5 * (weight - draws).square(), "far": 0.5 * weight}
+        return Outcome(terms, {}, torch.eye(4, 3, dtype=torch.float64))
+
+
 def test_the_steps_are_those_of_sgd_written_out(tmp_path: Path) -> None:
-    class Parabola(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-            nn.init.constant_(self.encoder.weight, 2.0)
-
-        def draw(self, seed: int, epoch: int, step: int, n: int) -> float:
-            return seed + 0.1 * epoch + 0.01 * step
-
-        def forward(self, views: Views, draws: float) -> dict[str, Tensor]:
-            weight = self.encoder.weight.squeeze()
-            return {"near": 0.5 * (weight - draws).square(), "far": 0.5 * weight}
-
     settings = config(epochs=3, milestones=(1, 2), lr=0.1, weight_decay=0.01, seed=1)
     model = Parabola()
     result = train(model, TinyViews(), settings, tmp_path, meta=META)
-    weight, velocity, losses = 2.0, 0.0, []
+    weight, velocity, losses, norms = 2.0, 0.0, [], []
     for epoch in range(3):
         for step in range(STEPS):
             target = 1 + 0.1 * epoch + 0.01 * step
             losses.append(0.5 * (weight - target) ** 2 + 0.5 * weight)
+            norms.append(abs(weight - target + 0.5))
             velocity = 0.9 * velocity + (weight - target) + 0.5 + 0.01 * weight
             weight -= 0.1 * 0.1**epoch * velocity
     assert model.encoder.weight.item() == pytest.approx(weight, rel=1e-12)
-    assert [line["loss"] for line in result.curves] == pytest.approx(
-        [sum(losses[i : i + STEPS]) / STEPS for i in range(0, 3 * STEPS, STEPS)], rel=1e-12
-    )
+    for name, values in (("loss", losses), ("norm", norms)):
+        found = [line["loss"] if name == "loss" else line["metrics"]["gradient_norm"] for line in result.curves]
+        assert found == pytest.approx([sum(values[i : i + STEPS]) / STEPS for i in (0, STEPS, 2 * STEPS)], rel=1e-12)
     assert [line["lr"] for line in result.curves] == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_the_post_stage_sums_its_terms_at_its_rate_with_fresh_momentum(tmp_path: Path) -> None:
+    settings = config(epochs=1, lr=0.1, weight_decay=0.0, post=PostConfig(epochs=2, lr=0.03, terms=("near",)))
+    model = Parabola()
+    result = train(model, TinyViews(), settings, tmp_path, meta=META)
+    weight, velocity, losses = 2.0, 0.0, []
+    for epoch in range(3):
+        velocity = 0.0 if epoch == 1 else velocity
+        for step in range(STEPS):
+            target = 0.1 * epoch + 0.01 * step
+            far = 0.5 if epoch == 0 else 0.0
+            losses.append(0.5 * (weight - target) ** 2 + far * weight)
+            velocity = 0.9 * velocity + (weight - target) + far
+            weight -= (0.1 if epoch == 0 else 0.03) * velocity
+    assert model.encoder.weight.item() == pytest.approx(weight, rel=1e-12)
+    assert [line["loss"] for line in result.curves] == pytest.approx(
+        [sum(losses[i : i + STEPS]) / STEPS for i in (0, STEPS, 2 * STEPS)], rel=1e-12
+    )
+    assert [line["lr"] for line in result.curves] == [0.1, 0.03, 0.03]
+    assert all(line["terms"].keys() == {"near", "far"} for line in result.curves)
+    assert (result.epochs, result.steps) == (3, 3 * STEPS)
+
+
+def test_the_last_checkpoint_of_the_main_stage_stays_for_good(tmp_path: Path) -> None:
+    settings = config(epochs=3, keep_checkpoints=1, checkpoint_every=1, post=PostConfig(epochs=3, terms=("pull",)))
+    train(Tiny(), TinyViews(), settings, tmp_path, meta=META)
+    assert files(tmp_path) == ["epoch_0003.pt", "epoch_0006.pt"]
+    kept = load_checkpoint(tmp_path / "checkpoints" / "epoch_0003.pt")
+    assert kept.optimizer, "the momentum of the main stage is in it"
+
+
+def test_checkpoints_at_multiples_of_keep_every_stay_for_good(tmp_path: Path) -> None:
+    settings = config(epochs=8, keep_checkpoints=1, checkpoint_every=2, keep_every=3)
+    train(Tiny(), TinyViews(), settings, tmp_path, meta=META)
+    assert files(tmp_path) == ["epoch_0003.pt", "epoch_0006.pt", "epoch_0008.pt"]
+
+
+def test_checkpoints_come_within_an_epoch_on_request(tmp_path: Path) -> None:
+    train(Tiny(), TinyViews(), config(epochs=1), tmp_path / "plain", meta=META)
+    train(Tiny(), TinyViews(), config(epochs=1, checkpoint_steps=3), tmp_path / "often", meta=META)
+    assert files(tmp_path / "often") == ["epoch_0000_step_000003.pt", "epoch_0000_step_000006.pt", "epoch_0001.pt"]
+    assert lines_without_time(tmp_path / "plain") == lines_without_time(tmp_path / "often")
+
+
+def test_terms_of_the_post_stage_that_the_objective_lacks_are_refused_before_the_first_update(tmp_path: Path) -> None:
+    model, before = Tiny(), Tiny()
+    settings = config(post=PostConfig(epochs=1, terms=("pull", "twist")))
+    with pytest.raises(ConfigError, match=r"found post.terms \['pull', 'twist'\], expected some of \['pull', 'push'\]"):
+        train(model, TinyViews(), settings, tmp_path, meta=META)
+    assert torch.equal(model.encoder[1].weight, before.encoder[1].weight)
 
 
 def test_a_run_leaves_checkpoints_log_and_result(tmp_path: Path) -> None:
@@ -157,18 +221,21 @@ def test_equal_runs_are_equal_to_the_bit_and_another_seed_is_another_run(tmp_pat
     assert lines_without_time(tmp_path / "a") != lines_without_time(tmp_path / "c")
 
 
-@pytest.mark.parametrize("stop", [(0, 0), (0, 1), (1, 4), (1, STEPS - 1), (2, 0), (3, 3)])
+@pytest.mark.parametrize("stop", [(0, 0), (0, 1), (1, 4), (1, STEPS - 1), (2, 0), (3, 3), (4, 0), (4, 1), (5, 0)])
 def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(tmp_path: Path, stop: tuple[int, int]) -> None:
-    train(Tiny(), TinyViews(), config(), tmp_path / "whole", meta=META)
+    settings = config(post=PostConfig(epochs=2, terms=("pull",)))
+    train(Tiny(), TinyViews(), settings, tmp_path / "whole", meta=META)
     with pytest.raises(KeyboardInterrupt):
-        train(Tiny(), signal_at(*stop), config(), tmp_path / "parts", meta=META)
+        train(Tiny(), signal_at(*stop), settings, tmp_path / "parts", meta=META)
     taken = latest_checkpoint(tmp_path / "parts")
     assert taken is not None
     # the signal comes with the views of a step, so that step is the first that is not done
     assert load_checkpoint(taken).step == stop[0] * STEPS + stop[1]
-    result = train(Tiny(), TinyViews(), config(), tmp_path / "parts", meta=META, resume=True)
+    result = train(Tiny(), TinyViews(), settings, tmp_path / "parts", meta=META, resume=True)
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
-    assert [line["epoch"] for line in result.curves] == [0, 1, 2, 3]
+    main = "checkpoints/epoch_0004.pt"
+    assert (tmp_path / "whole" / main).read_bytes() == (tmp_path / "parts" / main).read_bytes()
+    assert [line["epoch"] for line in result.curves] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_run_interrupted_again_and_again_still_equals_an_undisturbed_one(tmp_path: Path) -> None:
@@ -182,7 +249,7 @@ def test_a_run_interrupted_again_and_again_still_equals_an_undisturbed_one(tmp_p
 
 def test_a_signal_during_the_last_step_of_an_epoch_stops_after_that_epoch(tmp_path: Path) -> None:
     class Stops(Tiny):
-        def forward(self, views: Views, draws: Tensor) -> dict[str, Tensor]:
+        def forward(self, views: Views, draws: Tensor) -> Outcome:
             if int(views.sample_id[0]) == BATCH * (STEPS - 1):
                 signal.raise_signal(signal.SIGINT)
             return super().forward(views, draws)
@@ -196,7 +263,7 @@ def test_a_signal_during_the_last_step_of_an_epoch_stops_after_that_epoch(tmp_pa
 
 def test_a_signal_during_the_very_last_step_lets_the_run_finish(tmp_path: Path) -> None:
     class Stops(Tiny):
-        def forward(self, views: Views, draws: Tensor) -> dict[str, Tensor]:
+        def forward(self, views: Views, draws: Tensor) -> Outcome:
             if int(views.sample_id[0]) == BATCH * (STEPS - 1):
                 signal.raise_signal(signal.SIGTERM)
             return super().forward(views, draws)
@@ -281,13 +348,49 @@ def test_a_run_can_be_continued_for_more_epochs(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_post_stage_can_be_added_to_a_finished_run_and_then_prolonged(tmp_path: Path) -> None:
+    def post(epochs: int, **changes: Any) -> TrainConfig:
+        return config(post=PostConfig(epochs=epochs, terms=("pull",)), **changes)
+
+    train(Tiny(), TinyViews(), post(3), tmp_path / "whole", meta=META)
+    for settings in (config(), post(1), post(3)):
+        train(Tiny(), TinyViews(), settings, tmp_path / "parts", meta=META, resume=True)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 3}, "found epochs 2, expected 3"),
+        ({"epochs": 1}, "found epochs 2, expected 1"),
+        ({"post": PostConfig(epochs=3, terms=("push",))}, r"found post.terms \['pull'\], expected \['push'\]"),
+        ({"post": PostConfig(epochs=3, terms=("pull",), lr=0.1)}, "found post.lr 0.002, expected 0.1"),
+        ({"post": PostConfig(terms=("pull",))}, "found 3 epochs and 0 steps done, expected at most epochs 2"),
+    ],
+)
+def test_once_the_post_stage_has_begun_it_alone_can_be_prolonged(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    settings = {"epochs": 2, "post": PostConfig(epochs=1, terms=("pull",))}
+    train(Tiny(), TinyViews(), config(**settings), tmp_path, meta=META)
+    with pytest.raises(CheckpointError, match=message):
+        train(Tiny(), TinyViews(), config(**settings | changes), tmp_path, meta=META, resume=True)
+
+
+def test_a_run_stopped_within_its_last_epoch_is_not_taken_for_one_with_fewer_epochs(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(Tiny(), signal_at(2, 3), config(), tmp_path, meta=META)
+    with pytest.raises(CheckpointError, match="found 2 epochs and 3 steps done, expected at most epochs 2"):
+        train(Tiny(), TinyViews(), config(epochs=2), tmp_path, meta=META, resume=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"lr": 0.5}, "found lr 0.02, expected 0.5"),
         ({"milestones": (2,)}, r"found milestones \[3\], expected \[2\]"),
         ({"seed": 3}, "found seed 0, expected 3"),
-        ({"epochs": 1}, "found 2 epochs done, expected at most epochs 1"),
+        ({"epochs": 1}, "found 2 epochs and 0 steps done, expected at most epochs 1"),
         ({"schedule": "cosine", "epochs": 2}, "found schedule step, expected cosine"),
     ],
 )
@@ -309,8 +412,36 @@ def test_resuming_another_model_is_refused(tmp_path: Path) -> None:
     train(Tiny(), TinyViews(), config(epochs=2), tmp_path, meta=META)
     other = Tiny()
     other.register_buffer("queue", torch.zeros(9, 3))
-    with pytest.raises(CheckpointError, match="checkpoint of another model"):
+    with pytest.raises(CheckpointError, match=r"epoch_0002\.pt: found another model"):
         train(other, TinyViews(), config(), tmp_path, meta=META, resume=True)
+
+
+def test_resuming_another_method_is_refused_but_the_schedule_has_its_own_rules(tmp_path: Path) -> None:
+    def meta(method: str, epochs: int, lr: float = 0.1) -> dict[str, Any]:
+        return META | {"method": method, "config": {"objective": {"lr": lr}, "train": {"epochs": epochs}}}
+
+    train(Tiny(), TinyViews(), config(epochs=2), tmp_path, meta=meta("cmd", 2))
+    with pytest.raises(CheckpointError, match=r"epoch_0002\.pt: found method cmd, expected pcm3pp"):
+        train(Tiny(), TinyViews(), config(), tmp_path, meta=meta("pcm3pp", 4), resume=True)
+    with pytest.raises(CheckpointError, match=r"found config\.objective\.lr 0\.1, expected 0\.2"):
+        train(Tiny(), TinyViews(), config(), tmp_path, meta=meta("cmd", 4, 0.2), resume=True)
+    assert train(Tiny(), TinyViews(), config(), tmp_path, meta=meta("cmd", 4), resume=True).epochs == 4
+
+
+def test_generators_of_the_process_have_no_influence(tmp_path: Path) -> None:
+    for number in (1, 2):
+        torch.manual_seed(number)
+        random.seed(number)
+        np.random.seed(number)
+        objective = PCM3PP(PCM3PPConfig(encoder=EncoderConfig(hidden=8), queue_size=32, feature_dim=8), seed=0)
+        train(objective, PCM3PPViews(), config(epochs=2), tmp_path / str(number), meta=META)
+    assert_equal_runs(tmp_path / "1", tmp_path / "2")
+
+
+def test_a_precision_that_the_device_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found precision tf32 on the device cpu"):
+        train(Tiny(), TinyViews(), config(precision="tf32"), tmp_path / "run", meta=META)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_split_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
@@ -333,6 +464,27 @@ def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: 
     assert latest is not None
     assert latest.name == "epoch_0002.pt"
     assert all(tensor.isfinite().all() for tensor in load_checkpoint(latest).objective.values())
+
+
+@pytest.mark.parametrize(("explosion", "stops"), [(5.0, True), (0.0, False)])
+def test_an_exploding_loss_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, explosion: float, stops: bool
+) -> None:
+    class Explodes(Tiny):
+        def draw(self, seed: int, epoch: int, step: int, n: int) -> Tensor:
+            return super().draw(seed, epoch, step, n) * (1000 if (epoch, step) == (3, 5) else 1)
+
+        def forward(self, views: Views, draws: Tensor) -> Outcome:
+            outcome = super().forward(views, draws)
+            return outcome._replace(terms={"pull": outcome.terms["pull"] * draws.amax()})
+
+    settings = config(explosion=explosion, lr=1e-6)
+    if not stops:
+        assert train(Explodes(), TinyViews(), settings, tmp_path, meta=META).epochs == 4
+        return
+    with pytest.raises(DivergenceError, match=rf"epoch 3, step 5 of 7 .*pull.*samples .*{BATCH * 5}, "):
+        train(Explodes(), TinyViews(), settings, tmp_path, meta=META)
+    assert files(tmp_path) == ["epoch_0002.pt"]
 
 
 def test_the_probe_scores_the_encoder_in_its_epochs_and_after_the_last(tmp_path: Path) -> None:
@@ -385,7 +537,21 @@ def test_a_rate_is_never_above_lr_or_below_zero(epochs: int, warmup: int, schedu
 
 @pytest.mark.parametrize(
     "changes",
-    [{"epochs": 0}, {"lr": 0}, {"momentum": 1.0}, {"schedule": "linear"}, {"unknown": 1}, {"checkpoint_every": 0}],
+    [
+        {"epochs": 0},
+        {"lr": 0},
+        {"momentum": 1.0},
+        {"schedule": "linear"},
+        {"unknown": 1},
+        {"checkpoint_every": 0},
+        {"explosion": 0.5},
+        {"explosion": -1},
+        {"explosion": math.inf},
+        {"explosion": math.nan},
+        {"precision": "float16"},
+        {"post": {"terms": ()}},
+        {"post": {"epochs": -1}},
+    ],
 )
 def test_values_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -1,0 +1,61 @@
+"""What a process knows of being one of several ranks, and how it tells an error to whoever started them.
+
+torchrun, and `flows.launch` which uses the same launcher, describe a rank by environment variables. Imports nothing
+heavy: the command line asks before it knows what to do.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+USER, BUG = "user", "bug"
+RUN_ID = "skelstream"
+"""Of the ranks that `flows.launch` starts, in TORCHELASTIC_RUN_ID."""
+
+
+def is_rank() -> bool:
+    """Whether this process is one of the ranks of a distributed run."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def is_leader() -> bool:
+    """Whether this is rank 0, which alone prints and writes; so is a process that is no rank."""
+    return os.environ["RANK"] == "0" if is_rank() else True
+
+
+def leave_error(text: str, kind: str) -> bool:
+    """Write why this rank fails to where its launcher reads it; whether that is enough.
+
+    `flows.launch` shows the error once, however many ranks met it. torchrun shows it in a report at the end; there the
+    leader should tell the user at once.
+
+    Args:
+        text: for the user; of a "bug", the traceback.
+        kind: `USER` or `BUG`.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not is_rank() or not path:
+        return False
+    message = {"message": text, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": text, "kind": kind}}
+    Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
+    return os.environ.get("TORCHELASTIC_RUN_ID") == RUN_ID or not is_leader()
+
+
+def left_errors(folder: Path) -> list[tuple[str, str]]:
+    """(kind, text) of what `leave_error` wrote anywhere below a launcher's folder, users' errors first."""
+    found = []
+    for path in sorted(folder.rglob("error.json")):
+        try:
+            message = json.loads(path.read_text(encoding="utf-8"))["message"]
+            found.append((str(message["extraInfo"]["kind"]), str(message["message"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # half-written by a rank that was killed, or by something else in that process
+    return sorted(found, key=lambda error: error[0] != USER)
+
+
+if __name__ == "__main__":
+    from flows.cli import main_of_rank
+
+    raise SystemExit(main_of_rank(sys.argv[1], progress=sys.argv[2:] == ["--progress"]))

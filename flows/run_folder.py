@@ -1,0 +1,87 @@
+"""A run's folder: what identifies the run in it, and who may write there."""
+
+import fcntl
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from flows.config import Frozen, PretrainConfig
+from shards.errors import ConfigError
+from shards.manifest import write_atomic
+
+
+class RunRecord(Frozen):
+    """`run.json`: what identifies a run besides its configuration.
+
+    Attributes:
+        store, recipe, fingerprint: of the data set that downstream tasks see.
+        also: fingerprints of the further sources of a mixture.
+        revision: of the code.
+        versions: of what computed it.
+    """
+
+    store: str
+    recipe: str
+    fingerprint: str
+    also: tuple[str, ...] = ()
+    revision: str
+    versions: dict[str, str]
+
+
+def read_run(run: Path) -> RunRecord:
+    """The record of a run folder; ConfigError when it is none."""
+    try:
+        return RunRecord.model_validate_json((run / "run.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{run}: found no readable run.json ({error}), expected the folder of a pre-training run"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """What computed a run or a result."""
+    return {"skelstream": version("skelstream"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def revision() -> str:
+    """The git revision of the code, "+changes" when the tree differs from it; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        top, head = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return "unknown"
+    if Path(top) != root:  # installed somewhere inside another project's checkout
+        return "unknown"
+    return head + ("+changes" if changes.strip() else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def write_run(run: Path, config: PretrainConfig, record: RunRecord) -> None:
+    """Write `config.json` and `run.json`."""
+    for name, model in (("config.json", config), ("run.json", record)):
+        write_atomic(run / name, (json.dumps(model.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode())
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold the only right to train in the folder: a schedule may fire while the last run still trains.
+
+    The kernel takes the right back when the process dies, however it dies.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{run}: found another process training in it, expected to be the only one") from None
+        yield

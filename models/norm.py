@@ -1,0 +1,75 @@
+"""Batch norm over the global batch: of one process, or of all ranks of a distributed run together."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.collectives import sum_over_ranks, world_size
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Mean and unbiased variance of each channel over the rows of all ranks, both (D,)."""
+
+    mean: Tensor
+    var: Tensor
+
+
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """Batch norm of each channel over N*T and over all ranks, whose running statistics can be recorded apart.
+
+    Several views can thus go through an encoder together and still be recorded one by one, in their own order. Its
+    state is that of `nn.BatchNorm1d`. (torch's SyncBatchNorm has no CPU path, so it could not be tested here.)
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def normalise(self, x: Tensor) -> tuple[Tensor, BatchStatistics | None]:
+        """Normalise by the batch (train mode) or by the running statistics (evaluation); record nothing.
+
+        Args:
+            x: (..., D).
+
+        Returns:
+            The normalised (..., D), and what `record` takes: None in evaluation.
+        """
+        flat = x.flatten(0, -2)
+        if not self.training:
+            y = F.batch_norm(flat, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return y.view_as(x), None
+        if world_size() > 1:
+            y, statistics = self._over_ranks(flat)
+            return y.view_as(x), statistics
+        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        # with momentum 1 the "running" statistics are exactly those of this batch
+        y = F.batch_norm(flat, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        return y.view_as(x), BatchStatistics(mean, var)
+
+    def _over_ranks(self, x_RD: Tensor) -> tuple[Tensor, BatchStatistics]:
+        rows = x_RD.shape[0] * world_size()
+        mean = sum_over_ranks(x_RD.sum(0)) / rows
+        centred = x_RD - mean
+        # of the centred values: sums of squares lose the variance of channels far from 0
+        var = sum_over_ranks(centred.square().sum(0)) / rows
+        y = centred * (var + self.eps).rsqrt() * self.weight + self.bias
+        return y, BatchStatistics(mean.detach(), var.detach() * (rows / (rows - 1)))
+
+    @torch.no_grad()
+    def record(self, statistics: BatchStatistics | None) -> None:
+        """Move the running statistics towards those of one batch; None changes nothing."""
+        if statistics is None:
+            return
+        assert self.momentum is not None
+        self.running_mean.lerp_(statistics.mean, self.momentum)
+        self.running_var.lerp_(statistics.var, self.momentum)
+        self.num_batches_tracked.add_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and record, (..., D) -> (..., D)."""
+        y, statistics = self.normalise(x)
+        self.record(statistics)
+        return y
