@@ -34,6 +34,7 @@ from models.training.distributed import agree, leader_first, process_group, toge
 from models.training.engine import Probe, TrainResult, train
 from models.training.monitor import LOG
 from models.training.precision import check_precision
+from models.training.schedule import check_schedule
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.split import Split, open_split
 from shards.catalog import dataset
@@ -149,7 +150,6 @@ def _train(options: PretrainOptions, config: PretrainConfig, device: torch.devic
         versions=versions(),
     )
     agree({"config": _tree(config), "run": _tree(record) | {"store": None}, "resume": options.resume})
-    leader_first(lambda: _check_resumable(options, record))
     train_config = config.train
     views = open_views(
         split,
@@ -164,6 +164,7 @@ def _train(options: PretrainOptions, config: PretrainConfig, device: torch.devic
     )
     if progress:
         print(f"loader: {views.about}", file=sys.stderr)
+    leader_first(lambda: _check_resumable(options, record, config, len(views)))
     with closing(views), ExitStack() as held:
 
         def take_folder() -> bool:
@@ -223,7 +224,10 @@ def open_mixture(folders: Sequence[Place], config: PretrainConfig) -> Split:
 
 
 def finished(options: PretrainOptions) -> TrainResult | None:
-    """The result of a run that is complete under the same configuration and data, else None."""
+    """The result of a run that is complete under the same configuration and data, else None.
+
+    With `resume`, options of training may differ: some may change, such as the number of epochs (see `check_schedule`).
+    """
     if (options.run / "import.json").is_file():
         raise ConfigError(
             f"{options.run}: found imported weights, expected a run trained here; choose another --run (imported ones"
@@ -232,7 +236,10 @@ def finished(options: PretrainOptions) -> TrainResult | None:
     if not (options.run / "config.json").is_file():
         return None
     config = options.resolve()
-    difference = first_difference(read_config(options.run / "config.json"), config)
+    before = read_config(options.run / "config.json")
+    if options.resume:
+        before = before.model_copy(update={"train": config.train})
+    difference = first_difference(before, config)
     if difference is not None:
         raise ConfigError(f"{options.run} holds a run with another configuration: {difference}; choose another --run")
     path = latest_checkpoint(options.run)
@@ -251,7 +258,8 @@ def summary(result: TrainResult) -> str:
     return f"{result.checkpoint}: {result.epochs} epochs, {result.steps} steps"
 
 
-def _check_resumable(options: PretrainOptions, record: RunRecord) -> None:
+def _check_resumable(options: PretrainOptions, record: RunRecord, config: PretrainConfig, epoch_steps: int) -> None:
+    """Refuse to go on from a run of other data or of options that may not change; nothing has been written yet."""
     path = latest_checkpoint(options.run)
     if path is None:
         return
@@ -259,7 +267,8 @@ def _check_resumable(options: PretrainOptions, record: RunRecord) -> None:
         raise ConfigError(
             f"{options.run} holds an unfinished run ({path.name}); go on with --resume or choose another --run"
         )
-    read_header(path, expect_fingerprint=record.fingerprint)
+    header = read_header(path, expect_fingerprint=record.fingerprint)
+    check_schedule(path, header, config.train, epoch_steps)
     _check_others(options, record.also)
 
 

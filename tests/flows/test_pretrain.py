@@ -131,6 +131,29 @@ def test_a_run_goes_on_into_its_second_stage_and_keeps_the_end_of_the_first(opti
     assert (again.epochs, again.checkpoint) == (4, result.checkpoint)
 
 
+def test_a_second_stage_added_to_a_complete_run_is_that_of_a_run_that_had_it_from_the_start(
+    options: Make, tmp_path: Path
+) -> None:
+    whole = pretrain(options(tmp_path / "whole", "train.post.epochs=1"))
+    pretrain(options(tmp_path / "run"))
+    added = pretrain(options(tmp_path / "run", "train.post.epochs=1", resume=True))
+    states = [load_checkpoint(result.checkpoint).objective for result in (whole, added)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert read_config(tmp_path / "run" / "config.json").train.post.epochs == 1
+    assert finished(options(tmp_path / "run", "train.post.epochs=1")) is not None
+
+
+def test_options_that_decide_the_steps_done_do_not_change_on_resume(
+    interrupted: Path, run: Path, options: Make
+) -> None:
+    for folder in (interrupted, run):
+        before = contents(folder)
+        with pytest.raises(CheckpointError, match=r"found lr 0\.02, expected 0\.5"):
+            pretrain(options(folder, "train.lr=0.5", "train.epochs=3", resume=True))
+        assert contents(folder) == before
+
+
 def test_a_resumed_run_reads_the_tensors_of_its_checkpoint_once(
     interrupted: Path, options: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
