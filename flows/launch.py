@@ -118,7 +118,7 @@ def _quiet() -> Iterator[None]:
 def _environment(ranks: int, folder: Path) -> Iterator[None]:
     """What the ranks inherit; variables that the user has set stay."""
     wanted = {
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks)),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
         # torch's own store listens on all interfaces, so that the ranks meet in a file instead
         _MEETING: (folder / "meeting").as_uri(),
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",

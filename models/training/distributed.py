@@ -54,7 +54,14 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    # flows.launch names a file to meet in: the store that torch would open listens on all interfaces
+    dist.init_process_group(
+        backend,
+        init_method=os.environ.get("SKELSTREAM_MEETING", "env://"),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=_PATIENCE,
+    )
     try:
         yield device
     finally:

@@ -273,7 +273,7 @@ def test_the_error_told_is_the_one_that_explains_the_others(tmp_path: Path, monk
 
 
 def test_ranks_share_the_cores_unless_the_user_says_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for ranks, threads in ((1, "12"), (5, "2"), (16, "1")):
         with launch._environment(ranks, tmp_path):
@@ -283,3 +283,29 @@ def test_ranks_share_the_cores_unless_the_user_says_otherwise(tmp_path: Path, mo
     with launch._environment(2, tmp_path):
         assert os.environ["OMP_NUM_THREADS"] == "7"
     assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+# a rank of its own: what it and its launcher listen on, into a file beside the others
+LISTENERS = """
+import os, sys
+from pathlib import Path
+import psutil
+import torch
+from models.training.distributed import process_group
+
+with process_group(torch.device("cpu")):
+    torch.distributed.barrier()
+    processes = [psutil.Process(), psutil.Process().parent()]
+    found = {c.laddr.ip for p in processes for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    Path(sys.argv[1], os.environ["RANK"]).write_text(" ".join(sorted(found)))
+    torch.distributed.barrier()
+"""
+
+
+def test_nothing_that_ranks_listen_on_is_open_to_other_machines(tmp_path: Path) -> None:
+    pytest.importorskip("psutil")
+    launch.launch(["-c", LISTENERS, str(tmp_path)], 2)
+    for number in ("0", "1"):
+        found = set((tmp_path / number).read_text().split())
+        assert found, "gloo listens for the other rank at least"
+        assert all(ip.startswith("127.") or ip in ("::1", "::ffff:127.0.0.1") for ip in found), found
