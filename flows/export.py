@@ -57,7 +57,9 @@ def export(run: Path, checkpoint: Path | None, out: Path) -> Path:
 
 
 def _check_same_run(path: Path, checkpoint: Checkpoint, config: PretrainConfig) -> None:
-    difference = first_difference(validated(PretrainConfig, checkpoint.meta.get("config", {}), str(path)), config)
+    before = validated(PretrainConfig, checkpoint.meta.get("config", {}), str(path))
+    # a run may have been given more epochs since
+    difference = first_difference(before.model_copy(update={"train": config.train}), config)
     if difference is not None:
         raise CheckpointError(f"{path}: found a checkpoint of another run: {difference}, expected one of this run")
 

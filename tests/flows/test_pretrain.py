@@ -21,6 +21,7 @@ import flows
 from flows import build
 from flows.build import pick_device, pick_loader
 from flows.config import first_difference, read_config
+from flows.export import export
 from flows.options import LoaderOptions
 from flows.pretrain import PretrainOptions, finished, pretrain, summary
 from flows.run_folder import read_run, revision
@@ -142,6 +143,11 @@ def test_a_second_stage_added_to_a_complete_run_is_that_of_a_run_that_had_it_fro
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert read_config(tmp_path / "run" / "config.json").train.post.epochs == 1
     assert finished(options(tmp_path / "run", "train.post.epochs=1")) is not None
+    # the end of the first stage is still a checkpoint of this run
+    first = tmp_path / "run" / "checkpoints" / "epoch_0002.pt"
+    assert (
+        "| trained | 2 of 3 epochs" in (export(tmp_path / "run", first, tmp_path / "export") / "README.md").read_text()
+    )
 
 
 def test_options_that_decide_the_steps_done_do_not_change_on_resume(
