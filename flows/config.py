@@ -12,9 +12,11 @@ from pydantic_core import ErrorDetails
 from models.evaluation.linear import LinearConfig
 from models.evaluation.retrieval import RetrievalConfig
 from models.objectives.pcm3pp import PCM3PPConfig, check_config
+from models.training import distributed
 from models.training.schedule import TrainConfig
 from pipelines.loaders.order import WINDOW
 from pipelines.views.methods import PCM3PPViewsConfig
+from shards.catalog import dataset
 from shards.errors import ConfigError
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
@@ -72,6 +74,13 @@ class DataConfig(Frozen):
         """All sources, this one first."""
         names = SourceConfig.model_fields
         return (SourceConfig.model_validate({name: getattr(self, name) for name in names}), *self.also)
+
+
+def check_protocol(name: str, protocol: str) -> None:
+    """ConfigError when the data set has no such protocol."""
+    protocols = dataset(name).protocols
+    if protocol not in protocols:
+        raise ConfigError(f"{name} has no protocol {protocol!r}, expected {' or '.join(protocols)}")
 
 
 class PretrainConfig(Frozen):
@@ -185,12 +194,9 @@ def read_config(path: Path) -> PretrainConfig:
 
 def first_difference(a: BaseModel, b: BaseModel) -> str | None:
     """The first key whose values differ, with both values; None when the configurations are equal."""
-    left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
-    for key in sorted({*leaf_keys(a), *leaf_keys(b)}):
-        found, wanted = _lookup(left, key.split(".")), _lookup(right, key.split("."))
-        if found != wanted:
-            return f"{key} is {found!r} there and {wanted!r} here"
-    return None
+    left, right = (dict(sorted(distributed.flat(model.model_dump(mode="json")).items())) for model in (a, b))
+    difference = distributed.first_difference(left, right)
+    return None if difference is None else "{} is {!r} there and {!r} here".format(*difference)
 
 
 def _value(text: str) -> Any:
@@ -204,10 +210,3 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
         tree = tree[name]
     tree[path[-1]] = value
-
-
-def _lookup(tree: dict[str, Any], path: list[str]) -> Any:
-    node: Any = tree
-    for name in path:
-        node = node.get(name) if isinstance(node, dict) else None
-    return node

@@ -1,22 +1,20 @@
 """`skelstream import-checkpoint`: a run, ready to be evaluated, from the weights that PCM3 or CMD released."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from flows.config import DataConfig, Frozen, PretrainConfig, Stream, read_config, validated
+from flows.config import DataConfig, Frozen, PretrainConfig, Stream, check_protocol, read_config, validated
 from flows.options import PlaceText
 from flows.recipes import recipe
-from flows.run_folder import RunRecord, revision, versions
+from flows.run_folder import RunRecord, new_record, write_model, write_run
 from flows.whole_folder import whole_folder
 from models.exchange.released import Method, Released, read_released
 from models.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
-from shards.catalog import dataset
 from shards.errors import ConfigError
-from shards.manifest import Manifest, find_store, read_manifest, sha256_file, write_atomic
-from shards.places import Place, place
+from shards.manifest import find_store, read_manifest, sha256_file
+from shards.places import place
 
 RECORD = "import.json"
 REPOSITORIES: dict[Method, str] = {"pcm3": "JHang2020/PCM3", "cmd": "maoyunyao/CMD"}
@@ -64,9 +62,7 @@ def import_released(options: ImportOptions) -> str:
         ConfigError: unknown protocol, or a run folder that holds something else.
         StoreError: no such store.
     """
-    protocols = dataset(options.dataset).protocols
-    if options.protocol not in protocols:
-        raise ConfigError(f"{options.dataset} has no protocol {options.protocol!r}, expected {' or '.join(protocols)}")
+    check_protocol(options.dataset, options.protocol)
     store = find_store(place(options.data), options.dataset)
     manifest = read_manifest(store)
     released = read_released(options.file, options.method, options.stream)
@@ -81,7 +77,7 @@ def import_released(options: ImportOptions) -> str:
     )
     if not _finished(options.run, config, record):
         with whole_folder(options.run) as folder:
-            _write(folder, config, record, _run_record(store, manifest), released)
+            _write(folder, config, record, new_record(store, manifest), released)
     return _summary(options.run, record, len(released.objective), manifest.recipe)
 
 
@@ -104,19 +100,9 @@ def _config(options: ImportOptions, released: Released) -> PretrainConfig:
     return validated(PretrainConfig, _tree(config), str(options.file))
 
 
-def _run_record(store: Place, manifest: Manifest) -> RunRecord:
-    return RunRecord(
-        store=str(store.absolute() if isinstance(store, Path) else store),
-        recipe=manifest.recipe,
-        fingerprint=manifest.fingerprint,
-        revision=revision(),
-        versions=versions(),
-    )
-
-
 def _write(folder: Path, config: PretrainConfig, record: ImportRecord, run: RunRecord, released: Released) -> None:
-    for name, model in (("config.json", config), ("run.json", run), (RECORD, record)):
-        write_atomic(folder / name, (json.dumps(_tree(model), indent=2, sort_keys=True) + "\n").encode())
+    write_run(folder, config, run)
+    write_model(folder / RECORD, record)
     checkpoint = Checkpoint(
         epoch=released.epoch or 0,
         step=0,

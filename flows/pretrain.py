@@ -19,25 +19,26 @@ from flows.config import (
     PretrainConfig,
     SourceConfig,
     apply_overrides,
+    check_protocol,
     first_difference,
     read_config,
 )
+from flows.importing import read_import
 from flows.launch import launch
 from flows.options import LoaderOptions, PlaceText
 from flows.recipes import recipe
-from flows.run_folder import RunRecord, alone, read_run, revision, versions, write_run
+from flows.run_folder import RunRecord, alone, new_record, read_run, write_run
 from models import collectives
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
 from models.training.checkpoint import latest_checkpoint, read_header
 from models.training.distributed import agree, leader_first, process_group, together
 from models.training.engine import Probe, TrainResult, train
-from models.training.monitor import LOG
 from models.training.precision import check_precision
+from models.training.runlog import LOG
 from models.training.schedule import check_schedule
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.split import Split, open_split
-from shards.catalog import dataset
 from shards.errors import CheckpointError, ConfigError
 from shards.manifest import find_store, read_manifest
 from shards.places import Place, place
@@ -72,9 +73,7 @@ class PretrainOptions(Frozen):
     def resolve(self) -> PretrainConfig:
         """The complete configuration: the method's recipe with the overrides."""
         for name, protocol in ((self.dataset, self.protocol), *((s.dataset, s.protocol) for s in self.also)):
-            protocols = dataset(name).protocols
-            if protocol not in protocols:
-                raise ConfigError(f"{name} has no protocol {protocol!r}, expected {' or '.join(protocols)}")
+            check_protocol(name, protocol)
         also = tuple(SourceConfig.model_validate(source.model_dump(exclude={"data"})) for source in self.also)
         data = DataConfig(dataset=self.dataset, protocol=self.protocol, stream=self.stream, also=also)
         config = apply_overrides(recipe(self.method, data), self.overrides)
@@ -141,14 +140,7 @@ def _train(options: PretrainOptions, config: PretrainConfig, device: torch.devic
     check_precision(config.train.precision, device)
     folders, split = together(lambda: _open(options, config))
     manifest, *others = [read_manifest(folder) for folder in folders]
-    record = RunRecord(
-        store=str(folders[0].absolute() if isinstance(folders[0], Path) else folders[0]),
-        recipe=manifest.recipe,
-        fingerprint=manifest.fingerprint,
-        also=tuple(other.fingerprint for other in others),
-        revision=revision(),
-        versions=versions(),
-    )
+    record = new_record(folders[0], manifest, also=tuple(other.fingerprint for other in others))
     agree({"config": _tree(config), "run": _tree(record) | {"store": None}, "resume": options.resume})
     train_config = config.train
     views = open_views(
@@ -228,7 +220,7 @@ def finished(options: PretrainOptions) -> TrainResult | None:
 
     With `resume`, options of training may differ: some may change, such as the number of epochs (see `check_schedule`).
     """
-    if (options.run / "import.json").is_file():
+    if read_import(options.run) is not None:
         raise ConfigError(
             f"{options.run}: found imported weights, expected a run trained here; choose another --run (imported ones"
             " can be evaluated and exported)"

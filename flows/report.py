@@ -19,7 +19,7 @@ from flows.drawing import curves, strip
 from flows.options import LoaderOptions
 from flows.run_folder import RunRecord, read_run
 from models.evaluation.results import TaskResult, read_results
-from models.training.monitor import read_log
+from models.training.runlog import read_log
 from pipelines.loaders.split import Split, open_split
 from pipelines.views.layout import unflatten
 from pipelines.views.methods import evaluation_spec

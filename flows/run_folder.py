@@ -10,10 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 
 from flows.config import Frozen, PretrainConfig
 from shards.errors import ConfigError
-from shards.manifest import write_atomic
+from shards.manifest import Manifest, write_atomic
+from shards.places import Place
 
 
 class RunRecord(Frozen):
@@ -66,10 +68,27 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
+def new_record(store: Place, manifest: Manifest, also: tuple[str, ...] = ()) -> RunRecord:
+    """The record of a run of this code on that store; `also` as of `RunRecord`."""
+    return RunRecord(
+        store=str(store.absolute() if isinstance(store, Path) else store),
+        recipe=manifest.recipe,
+        fingerprint=manifest.fingerprint,
+        also=also,
+        revision=revision(),
+        versions=versions(),
+    )
+
+
 def write_run(run: Path, config: PretrainConfig, record: RunRecord) -> None:
     """Write `config.json` and `run.json`."""
-    for name, model in (("config.json", config), ("run.json", record)):
-        write_atomic(run / name, (json.dumps(model.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode())
+    write_model(run / "config.json", config)
+    write_model(run / "run.json", record)
+
+
+def write_model(path: Path, model: BaseModel) -> None:
+    """Write a model as JSON, whole or not at all; equal models give equal bytes."""
+    write_atomic(path, (json.dumps(model.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from models.encoders.gru import EncoderConfig, GRUEncoder
 from shards.errors import CheckpointError
 from shards.manifest import write_atomic
 
+Stream = Literal["joint", "bone", "motion"]
+
 FORMAT_VERSION = 1
 FILE = "encoder.safetensors"
 # one entry alone: safetensors 0.8 writes several in a random order, and equal encoders must give equal bytes
@@ -38,7 +40,7 @@ class Provenance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stream: Literal["joint", "bone", "motion"]
+    stream: Stream
     frames: PositiveInt
     recipe: str
     fingerprint: str

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from models.encoders.gru import EncoderConfig
-from models.exchange.export import check_tensors, encoder_from_state
+from models.exchange.export import Stream, check_tensors, encoder_from_state
 from models.objectives.pcm3_names import from_reference_state
 from models.objectives.pcm3pp import PCM3PPConfig
 from shards.errors import CheckpointError
 
 Method = Literal["pcm3", "cmd"]
-Stream = Literal["joint", "bone", "motion"]
 Shapes = dict[str, tuple[int, ...]]
 
 _SUFFIXES: dict[Stream, str] = {"joint": "", "motion": "_motion", "bone": "_bone"}

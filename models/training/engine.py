@@ -33,8 +33,9 @@ from models.training.checkpoint import (
 )
 from models.training.distributed import agree, first_difference, flat, leader_first, parallel, together
 from models.training.interruption import Interruption
-from models.training.monitor import LOG, Monitor, read_log
+from models.training.monitor import Monitor
 from models.training.precision import check_precision, products
+from models.training.runlog import LOG, read_log
 from models.training.schedule import TrainConfig, check_schedule, learning_rate
 from shards.batch import EpochViews, Views
 from shards.errors import CheckpointError, ConfigError

@@ -17,11 +17,9 @@ from models.collectives import gather_rows, rank, world_size
 from models.objectives.outcome import Outcome
 from models.training.collapse import effective_rank, feature_std
 from models.training.divergence import HISTORY, DivergenceError, find_fault
-from models.training.runlog import LOG, TIME_FIELDS, RunLog, read_log, truncate_log
+from models.training.runlog import RunLog
 from shards.batch import Views
 from shards.errors import CheckpointError
-
-__all__ = ["LOG", "TIME_FIELDS", "DivergenceError", "Monitor", "read_log", "truncate_log"]
 
 # reading a loss from a GPU waits for all its work: one wait in ten steps, and NaN is still caught before any checkpoint
 _STEPS_PER_CHECK = 10

@@ -11,7 +11,6 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flows.evaluate import EvaluateOptions, evaluate
 from flows.pretrain import PretrainOptions, pretrain
@@ -45,7 +44,7 @@ def run_folder(out: Path, variants: str, seed: int) -> Path:
 def train_and_score(options: argparse.Namespace, variants: str, seed: int) -> None:
     """One run with its scores; the whole method also at the end of its main stage, and untrained."""
     run = run_folder(options.out, variants, seed)
-    overrides = (f"train.seed={seed}", "train.checkpoint_every=10", *options.overrides)
+    overrides = (f"train.seed={seed}", *options.overrides)
     request = PretrainOptions(
         method=options.method + variants,
         data=str(options.data),
@@ -100,7 +99,7 @@ def cell(values: Sequence[float]) -> str:
 def table(out: Path, seeds: Sequence[int]) -> None:
     """Print what there is."""
     print("| | linear | retrieval, 1-NN |\n|---|---|---|")
-    rows: list[tuple[str, str, Any]] = [(name, variants, "trained") for name, variants in ROWS.items()]
+    rows: list[tuple[str, str, str]] = [(name, variants, "trained") for name, variants in ROWS.items()]
     for name, variants, subject in (*rows, ("untrained encoder", "", "random encoder")):
         found = [result for seed in seeds for result in results(run_folder(out, variants, seed), name)]
         print(f"| {name} | {' | '.join(cell(accuracies(found, task, subject)) for task in TASKS)} |")
@@ -119,6 +118,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if not options.table:
+        if options.data is None:
+            parser.error("--data is needed for whatever has not been run")
         for seed in options.seeds:
             for variants in dict.fromkeys(ROWS.values()):
                 train_and_score(options, variants, seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from models.training.monitor import LOG
+from models.training.runlog import LOG
 from shards.manifest import Manifest, read_manifest
 
 

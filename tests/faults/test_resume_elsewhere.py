@@ -15,7 +15,7 @@ from flows.config import read_config
 from flows.options import LoaderOptions
 from flows.pretrain import open_mixture, read_run
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
-from models.training.monitor import LOG
+from models.training.runlog import LOG
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
 from shards.batch import Views

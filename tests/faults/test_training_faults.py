@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
-from models.training.monitor import LOG, TIME_FIELDS
+from models.training.runlog import LOG, TIME_FIELDS
 
 STEPS, MAIN, POST = 5, 2, 2
 

@@ -21,7 +21,7 @@ from flows import cli, launch, rank
 from flows.build import pick_ranks_device
 from flows.pretrain import PretrainOptions, pretrain
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
-from models.training.monitor import LOG, TIME_FIELDS, read_log
+from models.training.runlog import LOG, TIME_FIELDS, read_log
 from shards.errors import ConfigError
 
 Make = Callable[..., PretrainOptions]

@@ -10,7 +10,7 @@ from flows.cli import main, parser
 from flows.config import read_config
 from flows.pretrain import AlsoOptions, PretrainOptions, finished, pretrain, read_run
 from models.training.checkpoint import load_checkpoint
-from models.training.monitor import LOG, read_log
+from models.training.runlog import LOG, read_log
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import CheckpointError, ConfigError

@@ -17,7 +17,7 @@ from flows import demo
 from flows.evaluate import EvaluateOptions, evaluate, evaluate_flow, finished
 from flows.preprocess import PreprocessOptions, preprocess_flow
 from flows.pretrain import PretrainOptions, pretrain_flow
-from models.training.monitor import read_log
+from models.training.runlog import read_log
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError
 

@@ -26,7 +26,7 @@ from flows.options import LoaderOptions
 from flows.pretrain import PretrainOptions, finished, pretrain, summary
 from flows.run_folder import read_run, revision
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
-from models.training.monitor import LOG, TIME_FIELDS, read_log
+from models.training.runlog import LOG, TIME_FIELDS, read_log
 from pipelines.loaders.loader import ViewLoader
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError, StoreError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import flows.pretrain
 from flows.pretrain import PretrainOptions, pretrain
 from models.training.checkpoint import load_checkpoint
-from models.training.monitor import TIME_FIELDS, read_log
+from models.training.runlog import TIME_FIELDS, read_log
 from pipelines.loaders.loader import ViewLoader
 from shards.batch import Views
 

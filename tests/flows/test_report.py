@@ -16,7 +16,7 @@ from flows.evaluate import EvaluateOptions, evaluate
 from flows.pretrain import PretrainOptions, pretrain, read_run
 from flows.report import VIEW_NOTES, run_curves, write_report
 from models.evaluation.results import read_results, write_results
-from models.training.monitor import LOG, read_log
+from models.training.runlog import LOG, read_log
 from shards.errors import ConfigError, StoreError
 from shards.manifest import Outcome, read_manifest, write_manifest
 

@@ -33,8 +33,8 @@ class _Encoder(nn.Module):
         self.fc = nn.Sequential(nn.Linear(2 * HIDDEN, 2 * HIDDEN), nn.ReLU(), nn.Linear(2 * HIDDEN, FEATURE))
         self.input_norm = nn.BatchNorm1d(INPUTS)
         with torch.no_grad():
-            self.input_norm.running_mean.normal_()  # type: ignore[union-attr]
-            self.input_norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+            self.input_norm.running_mean.normal_()  # type: ignore[union-attr]  # None only without tracking
+            self.input_norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]  # None only without tracking
 
     @torch.no_grad()
     def features(self, x_NTD: Tensor) -> Tensor:

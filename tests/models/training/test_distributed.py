@@ -14,7 +14,7 @@ from torch import nn
 from models.training import distributed
 from models.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from models.training.distributed import flat
-from models.training.monitor import LOG, TIME_FIELDS
+from models.training.runlog import LOG, TIME_FIELDS
 from shards.errors import ConfigError
 
 STEPS, BATCH = 5, 4

@@ -21,8 +21,9 @@ from models.encoders.gru import EncoderConfig
 from models.objectives.outcome import Outcome
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
+from models.training.divergence import DivergenceError
 from models.training.engine import train
-from models.training.monitor import LOG, TIME_FIELDS, DivergenceError, read_log
+from models.training.runlog import LOG, TIME_FIELDS, read_log
 from models.training.schedule import PostConfig, TrainConfig, learning_rate
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError

@@ -20,9 +20,9 @@ from torch import Tensor
 from models.collectives import rank
 from models.objectives.outcome import Outcome
 from models.training.collapse import effective_rank, feature_std
-from models.training.divergence import HISTORY, LEAST, loss_limit
-from models.training.monitor import LOG, TIME_FIELDS, DivergenceError, Monitor, read_log, truncate_log
-from models.training.runlog import RunLog
+from models.training.divergence import HISTORY, LEAST, DivergenceError, loss_limit
+from models.training.monitor import Monitor
+from models.training.runlog import LOG, TIME_FIELDS, RunLog, read_log, truncate_log
 from shards.batch import Views
 from shards.errors import CheckpointError
 
