@@ -40,7 +40,8 @@ class Views:
         masks: name -> bool, True where visible, broadcastable against the view of that name.
         mix_partner: (N,) int64, row of the global batch mixed into the mixed view; None without mixing.
         mix_weight: (N,) float32, share of the partner in the view "mix"; None without mixing.
-        targets: "view/operation" -> (N,) int64, what was done to each sample, for methods that predict it.
+        targets: "view/operation" -> (N,) int64, what was done to each sample, for methods that predict it; of whole
+            videos "x/action" -> (1, T) int64, the class of each frame.
     """
 
     views: dict[str, Tensor]

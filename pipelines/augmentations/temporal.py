@@ -74,6 +74,24 @@ def centre_crop(length: Tensor, ratio: float) -> Window:
     return Window(cut, length - 2 * cut)
 
 
+class StartCrop(Crop):
+    """The first frames of each sample: what early prediction has seen of an action.
+
+    Attributes:
+        ratio: share of a sample that is kept, rounded down, at least one frame; 1 takes the whole sample.
+    """
+
+    kind: Literal["start_crop"] = "start_crop"
+    ratio: float = Field(default=0.5, gt=0, le=1)
+
+    source: ClassVar[str] = "early prediction by observation ratios; of skeletons Ke et al., TIP 2020"
+
+    def draw(self, samples: Samples, key: Key, frames: int) -> Window:
+        # 0.7 of 170 frames are 119, and not the 118.99999999999999 of float64
+        kept = torch.floor(samples.length.to(torch.float64) * self.ratio + 1e-9).to(torch.int64).clamp(min=1)
+        return Window(torch.zeros_like(kept), kept)
+
+
 class ClipCrop(Crop):
     """A short continuous clip of each sample, anywhere in it: one view sees the clip, another one all of the sample.
 

@@ -31,6 +31,7 @@ from pipelines.augmentations.temporal import (
     Reverse,
     SegmentShuffle,
     Speed,
+    StartCrop,
     TemporalShift,
 )
 from pipelines.streams import ToStream
@@ -122,6 +123,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     for kind in (
         RandomCrop,
         CentreCrop,
+        StartCrop,
         ClipCrop,
         Reverse,
         Speed,

@@ -88,6 +88,7 @@ class Order:
         window: shards of a source shuffled together; 0 for all of them.
         seed: of the run.
         shuffle: False takes source after source, shard by shard.
+        rows: in which the samples of each shard stand, shards through all sources; None where they are 0, 1, 2, ...
 
     Raises:
         ConfigError: no sample, or a negative window.
@@ -101,6 +102,7 @@ class Order:
         window: int = WINDOW,
         seed: int,
         shuffle: bool = True,
+        rows: Sequence[Sequence[int]] | None = None,
     ) -> None:
         if window < 0:
             raise ConfigError(f"found a window of {window} shards, expected 1 or more, or 0 for all")
@@ -109,6 +111,12 @@ class Order:
         self._sizes = [tuple(source) for source in sizes]
         self._counts = [sum(source) for source in sizes] if counts is None else list(counts)
         self._window, self._seed, self._shuffle = window, seed, shuffle
+        self._rows: Numbers | None = None
+        if rows is not None:
+            lengths = [size for source in self._sizes for size in source]
+            assert lengths == [len(of_shard) for of_shard in rows], f"{lengths} samples in {rows}"
+            self._first = np.cumsum([0, *lengths])
+            self._rows = np.concatenate([np.asarray(of_shard, dtype=np.int64) for of_shard in rows])
 
     @property
     def samples(self) -> int:
@@ -122,6 +130,13 @@ class Order:
         its element e * count + k: so each sample is taken equally often, up to one. A permutation says which source
         comes when; each keeps its own order, so that no more shards are open than a window has, for each source.
         """
+        places = self._places(epoch)
+        if self._rows is None:
+            return places
+        return Places(places.shard, self._rows[self._first[places.shard] + places.row])
+
+    def _places(self, epoch: int) -> Places:
+        """The same, rows counted among the samples that are taken of a shard."""
         taken = _joined([self._take(number, epoch) for number in range(len(self._sizes))])
         if len(self._sizes) == 1 or not self._shuffle:
             return taken

@@ -54,8 +54,21 @@ class SplitSource:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Some samples of a shard: their rows in it, rising, and the frames that they have together."""
+
+    rows: tuple[int, ...]
+    frames: int
+
+
+@dataclass(frozen=True)
 class SplitShard:
-    """A shard with all that its manifest says of it; `source` is the number of its source in the split."""
+    """A shard with all that its manifest says of it.
+
+    Attributes:
+        source: number of its source in the split.
+        chosen: the samples of it that the split has; None for all.
+    """
 
     folder: Place
     entry: ShardEntry
@@ -63,16 +76,27 @@ class SplitShard:
     file: FileEntry
     index_file: FileEntry
     source: int = 0
+    chosen: Chosen | None = None
 
     @property
     def path(self) -> Place:
         return self.folder / self.entry.path
 
+    @property
+    def rows(self) -> Sequence[int]:
+        """Of the split's samples in the shard, rising."""
+        return range(self.entry.samples) if self.chosen is None else self.chosen.rows
+
+    @property
+    def frames(self) -> int:
+        """Of the split's samples in the shard, together."""
+        return self.entry.frames if self.chosen is None else self.chosen.frames
+
 
 @dataclass(frozen=True)
 class Split:
     """Attributes:
-    shards: source after source, those of each by path.
+    shards: source after source, those of each by path; of a subset (`subset.only`) those that hold a sample of it.
     sources: one; or several, of a mixture.
     """
 
@@ -87,11 +111,11 @@ class Split:
     @property
     def num_samples(self) -> int:
         """Different samples; an epoch of a mixture takes `Order.samples`."""
-        return sum(shard.entry.samples for shard in self.shards)
+        return sum(len(shard.rows) for shard in self.shards)
 
     @property
     def num_frames(self) -> int:
-        return sum(shard.entry.frames for shard in self.shards)
+        return sum(shard.frames for shard in self.shards)
 
     @property
     def num_classes(self) -> int:
@@ -108,9 +132,11 @@ class Split:
 
     def order(self, *, window: int = WINDOW, seed: int, shuffle: bool = True) -> Order:
         """The order of the samples; ConfigError for a negative window."""
-        sizes = [[s.entry.samples for s in self.shards if s.source == n] for n in range(len(self.sources))]
+        sizes = [[len(s.rows) for s in self.shards if s.source == n] for n in range(len(self.sources))]
         counts = [source.samples for source in self.sources]
-        return Order(sizes, counts, window=window, seed=seed, shuffle=shuffle)
+        is_whole = all(shard.chosen is None for shard in self.shards)
+        rows = None if is_whole else [shard.rows for shard in self.shards]
+        return Order(sizes, counts, window=window, seed=seed, shuffle=shuffle, rows=rows)
 
     def index(self, number: int) -> ShardIndex:
         """The index of a shard.

@@ -115,9 +115,11 @@ class _Opener:
     def __call__(self, number: int, copy: Path | None) -> ShardIndex:
         if copy is not None:
             return read_index(copy)
-        path = self._split.shards[number].path
+        shard = self._split.shards[number]
+        path = shard.path
         assert isinstance(path, Path)
-        _prefetch(path)
+        if 2 * len(shard.rows) >= shard.entry.samples:  # of few samples most of the file would be read in vain
+            _prefetch(path)
         return self._split.index(number)
 
 

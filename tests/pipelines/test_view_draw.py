@@ -31,6 +31,7 @@ from pipelines.augmentations.temporal import (
     Reverse,
     SegmentShuffle,
     Speed,
+    StartCrop,
     TemporalShift,
 )
 from pipelines.augmentations.vocabulary import OneOf
@@ -47,7 +48,7 @@ Array = npt.NDArray[np.float64]
 FRAMES = 16
 SEED, EPOCH, STEP = 4, 1, 2
 
-CROPS: list[Crop] = [RandomCrop(min_frames=4), CentreCrop(), ClipCrop(), ClipCrop(frames=5)]
+CROPS: list[Crop] = [RandomCrop(min_frames=4), CentreCrop(), StartCrop(), ClipCrop(), ClipCrop(frames=5)]
 OTHERS: list[Operation] = [
     Reverse(),
     Reverse(probability=0.5),

@@ -1,5 +1,6 @@
 """Noise and blur, against one entry after the other in float64."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipelines.views.layout import flatten
 from pipelines.views.render import apply_steps
 
 KEY = Key(seed=1, epoch=2, step=3, view="base")
-FREE = [GaussianNoise(), GaussianBlur(), GaussianBlur(released=True)]
+FREE = [GaussianNoise(), GaussianNoise(present=True), GaussianBlur(), GaussianBlur(released=True)]
 
 
 def _kind(operation: Free) -> str:
@@ -73,6 +74,16 @@ def test_noise_of_an_entry_is_a_function_of_the_samples_key_and_its_place(frames
             assert found[n].flatten()[place].item() == pytest.approx(
                 x[n].flatten()[place].item() + 0.5 * noise, abs=1e-5
             )
+
+
+def test_noise_of_those_present_is_the_same_and_leaves_the_absent_zero_frame_by_frame() -> None:
+    x = torch.randn(4, 6, 2, 25, 3)
+    x[0, :, 1], x[1, 2:5, 0], x[2] = 0, 0, 0
+    x[3, 0, 0, :24] = 0  # one joint away from the origin is a person
+    everywhere, found = _applied(GaussianNoise(std=0.5), x), _applied(GaussianNoise(std=0.5, present=True), x)
+    for n, t, m in itertools.product(range(4), range(6), range(2)):
+        assert torch.equal(found[n, t, m], everywhere[n, t, m] if x[n, t, m].any() else x[n, t, m])
+    assert not torch.equal(found, everywhere)
 
 
 def test_noise_is_normal_and_independent_between_entries_samples_and_views() -> None:

@@ -20,6 +20,7 @@ from pipelines.augmentations.temporal import (
     Reverse,
     SegmentShuffle,
     Speed,
+    StartCrop,
     TemporalShift,
     apply_resize,
     centre_crop,
@@ -29,7 +30,7 @@ from shards.batch import RaggedBatch
 from shards.errors import ConfigError
 
 KEY = Key(seed=1, epoch=2, step=3, view="base")
-CROPS = [RandomCrop(), CentreCrop(), ClipCrop(), ClipCrop(frames=16)]
+CROPS = [RandomCrop(), CentreCrop(), StartCrop(), ClipCrop(), ClipCrop(frames=16)]
 TIME_MAPS = [Reverse(), Speed(), TemporalShift(), TemporalShift(max_frames=10, edges="reflect"), SegmentShuffle()]
 
 
@@ -152,6 +153,14 @@ def test_the_centre_crop_cuts_both_ends_alike(length: int, ratio: float) -> None
     cut = int((1 - ratio) * length / 2)
     assert int(window.first) == cut
     assert int(window.length) == length - 2 * cut
+
+
+@settings(deadline=None)
+@given(tenths=st.integers(1, 10), lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=20))
+def test_the_start_crop_keeps_the_first_frames_rounded_down(tenths: int, lengths: list[int]) -> None:
+    window = StartCrop(ratio=tenths / 10).draw(_samples(lengths), KEY, 64)
+    assert window.first.tolist() == [0] * len(lengths)
+    assert window.length.tolist() == [max(1, length * tenths // 10) for length in lengths]
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 17, 100])
@@ -308,6 +317,8 @@ def test_frames_that_do_not_divide_into_segments_and_shifts_beyond_the_view_are_
     ("kind", "options"),
     [
         (RandomCrop, {"min_ratio": 0.6, "max_ratio": 0.5}),
+        (StartCrop, {"ratio": 0.0}),
+        (StartCrop, {"ratio": 1.1}),
         (ClipCrop, {"ratio": 0.0}),
         (ClipCrop, {"frames": 0}),
         (Speed, {"min_factor": 0.0}),

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from shards.encoding import Storage, kept
-from shards.manifest import CellEntry, Manifest, ShardEntry, counts, file_entry, read_manifest, write_manifest
-from shards.schema import FORMAT_VERSION
+from shards.manifest import STORE, CellEntry, Manifest, ShardEntry, counts, file_entry, read_manifest, write_manifest
+from shards.schema import FORMAT_VERSION, SampleInfo
+from shards.store import create
 from shards.writer import write_shard
 
 FINGERPRINT = "0" * 12
@@ -126,6 +128,27 @@ def write_other() -> Callable[..., Path]:
         return _write(folder, "pkummd1", OTHER_SIDES, shards, dtype, fingerprint, recipe)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_tables() -> Callable[[Path], Path]:
+    """write_tables(folder): the tables of the store of `write_folder`: 80 samples, of which the shards hold 52.
+
+    Sample i has subject 1 + i mod 5 and camera 1 + i mod 3.
+    """
+
+    def write(folder: Path) -> Path:
+        infos = [SampleInfo(f"S{i:03d}", i % 60, subject=1 + i % 5, camera=1 + i % 3) for i in range(80)]
+        create(folder / STORE, infos, [len(sample_frames(i)) for i in range(80)], None)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def complete(write_folder: Callable[..., Path], write_tables: Callable[..., Path], tmp_path_factory: Any) -> Path:
+    """The folder in float32 with the tables of its store; do not damage it."""
+    return write_tables(write_folder(tmp_path_factory.mktemp("complete")))
 
 
 @pytest.fixture(scope="session")

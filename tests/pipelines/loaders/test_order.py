@@ -116,6 +116,24 @@ def test_the_order_of_one_source_is_the_windowed_one(sizes: list[int], window: i
     assert _pairs(order.epoch(epoch)) == _slow(sizes, window or len(sizes), seed, epoch)
 
 
+@settings(deadline=None)
+@given(sizes=SIZES, window=st.integers(0, 14), seed=SEEDS, epoch=EPOCHS, shuffle=st.booleans(), data=st.data())
+def test_the_order_of_some_rows_is_that_of_as_many_samples_by_the_rows_they_stand_in(
+    sizes: list[int], window: int, seed: int, epoch: int, shuffle: bool, data: st.DataObject
+) -> None:
+    rows = [sorted(data.draw(st.sets(st.integers(0, 500), min_size=size, max_size=size))) for size in sizes]
+    expected = _slow(sizes, window or len(sizes), seed, epoch)
+    if not shuffle:
+        expected = [(shard, row) for shard, size in enumerate(sizes) for row in range(size)]
+    order = Order([sizes], window=window, seed=seed, shuffle=shuffle, rows=rows)
+    assert _pairs(order.epoch(epoch)) == [(shard, rows[shard][row]) for shard, row in expected]
+
+
+def test_rows_belong_to_the_shards_of_all_sources() -> None:
+    order = Order([[2], [1, 1]], seed=0, shuffle=False, rows=[[4, 7], [5], [0]])
+    assert _pairs(order.epoch(0)) == [(0, 4), (0, 7), (1, 5), (2, 0)]
+
+
 def test_the_order_is_reproduced_by_seed_and_epoch_and_changes_with_either() -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
         return _pairs(Order([[20, 30, 10]], seed=seed).epoch(epoch))
