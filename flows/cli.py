@@ -13,14 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flows import cli_data, cli_exchange, rank
-from flows.cli_data import add_plain, command
+from flows import cli_data, cli_exchange, cli_scores, rank
+from flows.cli_data import add_loader, add_plain, command, loader_options
 from flows.cli_view import add_view
 from shards.catalog import DATASETS
 from shards.errors import ConfigError, SkelstreamError
 
 if TYPE_CHECKING:
-    from flows.options import LoaderOptions
     from flows.pretrain import AlsoOptions
 
 # No telemetry, and no chatter around our own output: Prefect logs the traceback of every error, twice, and the user
@@ -114,38 +113,11 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     cli_data.add_commands(commands)
     add_view(commands)
-    for add in (_add_methods, _add_pretrain, _add_evaluate, _add_report):
-        add(commands)
+    _add_methods(commands)
+    _add_pretrain(commands)
+    cli_scores.add_commands(commands)
     cli_exchange.add_commands(commands)
     return root
-
-
-def _add_loader(sub: argparse.ArgumentParser) -> None:
-    """How samples reach which device; no result depends on it."""
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    sub.add_argument(
-        "--loader",
-        choices=["auto", "resident", "stream", "dali"],
-        default="auto",
-        help="auto holds the split on the device if it fits, else streams the shards; it says which and why",
-    )
-    sub.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="threads that make batches ahead; without it none on the CPU, one for a GPU",
-    )
-    sub.add_argument("--cache", type=Path, metavar="DIR", help="folder that keeps remote shards for later runs")
-    sub.add_argument("--cache-gb", type=float, metavar="GB", help="that the cache takes at most")
-
-
-def _loader(options: argparse.Namespace) -> "LoaderOptions":
-    from flows.config import validated
-    from flows.options import LoaderOptions
-
-    cache = None if options.cache is None else str(options.cache)
-    named = {"loader": options.loader, "workers": options.workers, "cache": cache, "cache_gb": options.cache_gb}
-    return validated(LoaderOptions, named, "loader")
 
 
 def _add_methods(commands: Any) -> None:
@@ -185,7 +157,7 @@ def _add_pretrain(commands: Any) -> None:
         help="train in N processes of this machine, one a GPU (with --device cpu: on the CPU), which share each batch;"
         " on several machines: torchrun ... -m -- flows.cli pretrain ... --plain",
     )
-    _add_loader(sub)
+    add_loader(sub)
     add_plain(sub)
 
 
@@ -199,7 +171,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         protocol=options.protocol,
         also=tuple(map(_also, options.also)),
         stream=options.stream,
-        loader=_loader(options),
+        loader=loader_options(options),
         run=options.run,
         overrides=tuple(options.overrides),
         resume=options.resume,
@@ -234,52 +206,6 @@ def _also(text: str) -> "AlsoOptions":
         return AlsoOptions(dataset=match[1], protocol=match[2], weight=weight, data=match[4])
     except ValueError:  # pydantic's errors are of it
         raise problem from None
-
-
-def _add_evaluate(commands: Any) -> None:
-    sub = command(commands, "evaluate", _evaluate, "score a run's checkpoint on downstream tasks")
-    sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
-    sub.add_argument("--tasks", default="linear,retrieval", help="comma-separated")
-    sub.add_argument("--checkpoint", metavar="NAME", help="file in RUN/checkpoints; without it the last one")
-    sub.add_argument("--data", help="folder of the store when it has moved since pre-training")
-    sub.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
-    )
-    _add_loader(sub)
-    add_plain(sub)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from flows.evaluate import EvaluateOptions, evaluate, evaluate_flow, finished, table
-
-    request = EvaluateOptions(
-        run=options.run,
-        checkpoint=options.checkpoint,
-        tasks=tuple(dict.fromkeys(filter(None, map(str.strip, options.tasks.split(","))))),
-        data=options.data,
-        overrides=tuple(options.overrides),
-        loader=_loader(options),
-        device=options.device,
-    )
-    results = finished(request)
-    if results is None and options.plain:
-        results = evaluate(request, progress=True)
-    if results is None:
-        evaluate_flow(request)
-    else:
-        print(table(results))
-
-
-def _add_report(commands: Any) -> None:
-    sub = command(commands, "report", _report, "write one self-contained HTML page about a run")
-    sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
-    sub.add_argument("--out", type=Path, help="the page; without it RUN/report.html")
-
-
-def _report(options: argparse.Namespace) -> None:
-    from flows.report import write_report
-
-    print(write_report(options.run, options.out or options.run / "report.html"))
 
 
 def _add_demo(commands: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shards.catalog import SOURCES
 
 if TYPE_CHECKING:
+    from flows.options import LoaderOptions
     from shards.places import Place
 
 STORAGES = ["float32", "float16", "fixed"]
@@ -30,6 +31,34 @@ def command(
     )
     sub.set_defaults(command=run)
     return sub
+
+
+def add_loader(sub: argparse.ArgumentParser) -> None:
+    """How samples reach which device; no result depends on it."""
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument(
+        "--loader",
+        choices=["auto", "resident", "stream", "dali"],
+        default="auto",
+        help="auto holds the split on the device if it fits, else streams the shards; it says which and why",
+    )
+    sub.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that make batches ahead; without it none on the CPU, one for a GPU",
+    )
+    sub.add_argument("--cache", type=Path, metavar="DIR", help="folder that keeps remote shards for later runs")
+    sub.add_argument("--cache-gb", type=float, metavar="GB", help="that the cache takes at most")
+
+
+def loader_options(options: argparse.Namespace) -> "LoaderOptions":
+    from flows.config import validated
+    from flows.options import LoaderOptions
+
+    cache = None if options.cache is None else str(options.cache)
+    named = {"loader": options.loader, "workers": options.workers, "cache": cache, "cache_gb": options.cache_gb}
+    return validated(LoaderOptions, named, "loader")
 
 
 def add_plain(sub: argparse.ArgumentParser) -> None:

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from models.evaluation.linear import LinearConfig
-from models.evaluation.retrieval import RetrievalConfig
 from models.objectives.pcm3pp import PCM3PPConfig, check_config
 from models.training import distributed
 from models.training.schedule import TrainConfig
@@ -107,15 +105,6 @@ class PretrainConfig(Frozen):
         if post.epochs and not set(post.terms) <= set(terms):
             raise ValueError(f"train.post.terms is {post.terms}, expected some of the objective's terms {terms}")
         return self
-
-
-class EvaluateConfig(Frozen):
-    """Options of the downstream tasks; the defaults are the published settings."""
-
-    linear: LinearConfig = LinearConfig()
-    retrieval: RetrievalConfig = RetrievalConfig()
-    batch_size: int = Field(256, ge=1)
-    baselines: bool = True
 
 
 Config = TypeVar("Config", bound=BaseModel)

@@ -1,16 +1,15 @@
 """`skelstream export`: the encoder of a run as safetensors and ONNX, with a model card."""
 
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flows.config import PretrainConfig, first_difference, read_config, validated
 from flows.importing import read_import
 from flows.run_folder import RunRecord, read_run
+from flows.tasks.summary import lines, stored
 from flows.whole_folder import whole_folder
 from models.encoders.gru import GRUEncoder
-from models.evaluation.results import TaskResult, read_results
 from models.exchange.export import FILE, Provenance, encoder_from_state, write_encoder
 from models.exchange.onnx_graph import encoder_model
 from models.training.checkpoint import Checkpoint, encoder_state, latest_checkpoint, load_checkpoint
@@ -71,7 +70,8 @@ def _onnx(encoder: GRUEncoder, provenance: Provenance) -> bytes:
 
 def _card(run: Path, path: Path, config: PretrainConfig, record: RunRecord, checkpoint: Checkpoint) -> str:
     sha256 = sha256_file(path)
-    results = [result for file in sorted((run / "results").rglob("*.json")) for result in read_results(file)]
+    folders = (run / "results", *sorted((run / "results").glob("epoch_*/")))
+    results = [result for folder in folders for result in stored(folder)]
     own = [result for result in results if result.checkpoint_sha256 in (sha256, None)]
     # a card is Markdown: nothing to escape
     environment = Environment(
@@ -90,7 +90,7 @@ def _card(run: Path, path: Path, config: PretrainConfig, record: RunRecord, chec
         sha256=sha256,
         imported=read_import(run),
         steps=recipe(record.recipe, dataset(config.data.dataset).source).steps,
-        scores=[_score(result) for result in own],
+        scores=lines(own),
         other_scores=len(results) - len(own),
         encoder=config.objective.encoder,
         features=2 * config.objective.encoder.hidden,
@@ -98,19 +98,3 @@ def _card(run: Path, path: Path, config: PretrainConfig, record: RunRecord, chec
         parameters=sum(tensor.numel() for tensor in encoder_state(checkpoint).values() if tensor.is_floating_point()),
         tree=config.model_dump_json(indent=2),
     )
-
-
-def _score(result: TaskResult) -> dict[str, str]:
-    best, accuracy = result.scores.get("best"), result.scores["accuracy"]
-    return {
-        "task": result.task,
-        "features": result.subject,
-        "data": f"{result.dataset} {result.protocol}, {result.stream}, {result.fingerprint}",
-        "accuracy": _percent(accuracy),
-        "best": "" if best is None else _percent(best),
-        "setting": ", ".join(f"{name} {value}" for name, value in sorted(result.options.items())),
-    }
-
-
-def _percent(score: Any) -> str:
-    return f"{100 * score:.1f} %"

@@ -18,7 +18,7 @@ from flows.config import PretrainConfig, read_config
 from flows.drawing import curves, strip
 from flows.options import LoaderOptions
 from flows.run_folder import RunRecord, read_run
-from models.evaluation.results import TaskResult, read_results
+from flows.tasks.summary import lines, stored
 from models.training.runlog import read_log
 from pipelines.loaders.split import Split, open_split
 from pipelines.views.layout import unflatten
@@ -66,7 +66,7 @@ def write_report(run: Path, out: Path) -> Path:
     page = environment.get_template("report.html").render(
         title=f"{config.method} on {config.data.dataset} {config.data.protocol}, {config.data.stream}",
         facts=_facts(config, record, manifest),
-        results=_results(run),
+        results=lines(stored(run / "results")),
         curves=run_curves(run, config.train.epochs),
         sequences=_sequences(folder, config, _up(manifest)),
         views=_views(folder, config, _up(manifest)),
@@ -89,10 +89,6 @@ def _facts(config: PretrainConfig, record: RunRecord, manifest: Manifest) -> dic
         "training": f"{train.epochs} epochs, batch {train.batch_size}, lr {train.lr}{post}",
         "revision": record.revision,
     }
-
-
-def _results(run: Path) -> list[TaskResult]:
-    return [result for path in sorted((run / "results").glob("*.json")) for result in read_results(path)]
 
 
 def run_curves(run: Path, epochs: int) -> list[Markup]:

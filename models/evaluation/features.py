@@ -1,15 +1,29 @@
-"""Features of a frozen encoder."""
+"""Features of a frozen encoder: one vector a sample, read from a named layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models.encoders.gru import GRUEncoder
+from models.exchange.export import check_tensors
+from models.heads import Projector
 from shards.batch import Views
 from shards.errors import ConfigError, SkelstreamError
+
+Layer = Annotated[str, Field(pattern=r"^(last|mean|projector|layer[1-9][0-9]*)$")]
+"""Name of what a feature is read from, see `layer_reader`; the published one is "last"."""
+
+_PROJECTOR = "projector."
+# samples that an error names
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,22 @@ class Features:
     def __len__(self) -> int:
         return int(self.label.shape[0])
 
+    def to(self, device: torch.device | str) -> "Features":
+        """The same on another device."""
+        return Features(self.values.to(device), self.label.to(device), self.sample_id.to(device))
+
+    def only(self, sample_ids: npt.NDArray[np.int64]) -> "Features":
+        """Those of some samples, in the order they have here.
+
+        Raises:
+            ConfigError: there are no features of one of them.
+        """
+        wanted = torch.from_numpy(sample_ids).to(self.sample_id.device)
+        chosen = torch.isin(self.sample_id, wanted)
+        if int(chosen.sum()) != len(wanted):
+            raise ConfigError(f"found features of {int(chosen.sum())} samples, expected the {len(wanted)} asked for")
+        return Features(self.values[chosen], self.label[chosen], self.sample_id[chosen])
+
 
 @contextmanager
 def frozen(encoder: nn.Module) -> Iterator[nn.Module]:
@@ -46,17 +76,91 @@ def frozen(encoder: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
-def encode(encoder: nn.Module, views: Views, device: torch.device | str) -> Tensor:
-    """(N, D) float32: the encoder's output (N, T, D) for the view "x" at the last time step, before any projector.
+def layer_names(encoder: nn.Module, projector: nn.Module | None = None) -> tuple[str, ...]:
+    """The layers that a feature can be read from; those between are known of a `GRUEncoder` alone."""
+    between = tuple(f"layer{i}" for i in range(1, len(encoder.layers) + 1)) if isinstance(encoder, GRUEncoder) else ()
+    return ("last", "mean", *between, *(("projector",) if projector is not None else ()))
+
+
+def layer_reader(
+    encoder: nn.Module, layer: Layer = "last", projector: nn.Module | None = None
+) -> Callable[[Tensor], Tensor]:
+    """A function from a view (N, T, V*C*M) to features (N, D) float32; in which mode the encoder is, is the caller's.
+
+    Args:
+        encoder: (N, T, V*C*M) -> (N, T, D).
+        layer: "last", its output at the last frame, before any projector (maoyunyao/CMD, JHang2020/PCM3); "mean", the
+            mean of its output over time; "layer1", "layer2", ...: the output of that GRU layer at the last frame, for
+            which the layers above are not run; "projector": the projector's output for "last", on the unit sphere,
+            without the feature prompt that pre-training adds before it.
+        projector: (N, D) -> (N, P), on the encoder's device; see `projector_from_state`.
 
     Raises:
+        ConfigError: the encoder has no such layer, or (when called) takes frames of another width than the view's.
+    """
+    names = layer_names(encoder, projector)
+    if layer not in names:
+        hint = "; no projector came with this encoder" if layer == "projector" else ""
+        raise ConfigError(f"found layer {layer!r}, expected one of {', '.join(names)}{hint}")
+
+    def read(x_NTD: Tensor) -> Tensor:
+        _check_width(encoder, x_NTD)
+        values: Tensor
+        if layer == "mean":
+            values = encoder(x_NTD).float().mean(dim=1)
+        elif layer == "projector":
+            assert projector is not None
+            values = projector(encoder(x_NTD)[:, -1]).float()
+        elif layer == "last":
+            values = encoder(x_NTD)[:, -1].float()
+        else:
+            assert isinstance(encoder, GRUEncoder)
+            values = _up_to(encoder, int(layer.removeprefix("layer")), x_NTD)[:, -1].float()
+        return values
+
+    return read
+
+
+def projector_from_state(state: Mapping[str, Tensor]) -> Projector | None:
+    """The online projector of an objective's state, on the CPU in eval mode; None where the state holds none.
+
+    Args:
+        state: `Checkpoint.objective`: entries "projector.layers.*", as of `models.heads.Projector`. Those that
+            `skelstream import-checkpoint` makes of a released file without a projector lack them.
+
+    Raises:
+        CheckpointError: an entry is missing, unexpected, or of another shape or type.
+    """
+    entries = {name: tensor for name, tensor in state.items() if name.startswith(_PROJECTOR)}
+    if not entries:
+        return None
+    last = entries.get(f"{_PROJECTOR}layers.2.weight")
+    dim, features = last.shape if last is not None and last.dim() == 2 else (1, 1)
+    with torch.device("meta"):
+        projector = Projector(features, dim)
+    shapes = {_PROJECTOR + name: tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
+    check_tensors(entries, shapes, "checkpoint")
+    # copied, because tensors of a checkpoint are mapped from its file
+    own = {name.removeprefix(_PROJECTOR): tensor.clone() for name, tensor in entries.items()}
+    projector.load_state_dict(own, assign=True)
+    return projector.eval()
+
+
+def encode(
+    encoder: nn.Module,
+    views: Views,
+    device: torch.device | str,
+    layer: Layer = "last",
+    projector: nn.Module | None = None,
+) -> Tensor:
+    """(N, D) float32: the features of the view "x"; `layer` and `projector` as of `layer_reader`.
+
+    Raises:
+        ConfigError: as `layer_reader`.
         SkelstreamError: NaN or infinity among the features.
     """
-    values: Tensor = encoder(views.views["x"].to(device))[:, -1].float()
-    bad = ~values.isfinite().all(dim=1)
-    if bad.any():
-        samples = views.sample_id.to(bad.device)[bad].tolist()
-        raise SkelstreamError(f"found NaN or infinity in the features of samples {samples}, expected finite numbers")
+    values = layer_reader(encoder, layer, projector)(views.views["x"].to(device))
+    _check_finite(values, views.sample_id)
     return values
 
 
@@ -65,6 +169,8 @@ def extract_features(
     views: Iterator[Views],
     *,
     device: torch.device | str = "cpu",
+    layer: Layer = "last",
+    projector: nn.Module | None = None,
     progress: bool = False,
     total: int | None = None,
 ) -> Features:
@@ -74,16 +180,22 @@ def extract_features(
         encoder: (N, T, V*C*M) -> (N, T, D), on `device`.
         views: the split, batch by batch.
         device: where the features are computed and stay.
+        layer, projector: as of `layer_reader`.
         progress: show a bar.
         total: batches, for the bar.
 
     Raises:
-        ConfigError: there are no samples.
+        ConfigError: there are no samples; and as `layer_reader`.
         SkelstreamError: NaN or infinity among the features.
     """
+    read = layer_reader(encoder, layer, projector)
     bar = tqdm(views, total=total, desc="features", unit="batch", disable=not progress, leave=False)
     with frozen(encoder):
-        return _collect(iter(bar), lambda batch: encode(encoder, batch, device))
+        # copied, because a view of the last frame holds all frames of its batch in memory: 21 GB in NTU 60
+        features = _collect(iter(bar), lambda batch: read(batch.views["x"].to(device)).clone())
+    # once at the end: after each batch it would have the host wait for the device
+    _check_finite(features.values, features.sample_id)
+    return features
 
 
 def coordinate_features(views: Iterator[Views]) -> Features:
@@ -106,3 +218,30 @@ def _collect(views: Iterator[Views], values_of: Callable[[Views], Tensor]) -> Fe
     with torch.inference_mode(mode=False):
         values, label, sample_id = (torch.cat(column) for column in zip(*parts, strict=True))
         return Features(values, label, sample_id)
+
+
+def _up_to(encoder: GRUEncoder, layers: int, x_NTD: Tensor) -> Tensor:
+    """(N, T, D): the output of the GRU layer of that number, from 1."""
+    y, _ = encoder.normalise(x_NTD)
+    y = y.transpose(0, 1)
+    for layer in encoder.layers[:layers]:
+        y = layer(y)
+    return y.transpose(0, 1)
+
+
+def _check_width(encoder: nn.Module, x_NTD: Tensor) -> None:
+    if isinstance(encoder, GRUEncoder) and x_NTD.shape[-1] != encoder.config.input_size:
+        raise ConfigError(
+            f'found frames of {x_NTD.shape[-1]} entries (V*C*M) in the view "x", '
+            f"expected {encoder.config.input_size} as the encoder takes"
+        )
+
+
+def _check_finite(values: Tensor, sample_id: Tensor) -> None:
+    bad = ~values.isfinite().all(dim=1)
+    if bad.any():
+        samples = sample_id.to(bad.device)[bad].tolist()
+        more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
+        raise SkelstreamError(
+            f"found NaN or infinity in the features of samples {samples[:_NAMED]}{more}, expected finite numbers"
+        )

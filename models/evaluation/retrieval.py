@@ -1,36 +1,40 @@
-"""Action retrieval: the class of the nearest training sample, k = 1 (setting of maoyunyao/CMD: cosine)."""
+"""Action retrieval: the class of the nearest training samples (setting of maoyunyao/CMD: k = 1, cosine)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
 import torch
-import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from models.evaluation.features import Features
-from models.evaluation.results import accuracies, check_labels
-from shards.errors import ConfigError
-
-Metric = Literal["cosine", "euclidean"]
-
-# numbers held at a time beside the features: 64 MiB in float32
-_BUDGET = 1 << 24
-# a float32 product chooses that many, float64 picks the nearest of them, so that rounding decides no near tie
-_CANDIDATES = 8
+from models.evaluation.metrics import accuracies, check_labels
+from models.evaluation.neighbours import Metric, average_precision, nearest
+from shards.errors import SkelstreamError
 
 
 class RetrievalConfig(BaseModel):
-    """What "nearest" means.
+    """What "nearest" means, and what is scored.
 
     Attributes:
+        k: numbers of neighbours that vote, ascending from 1, the published one.
         metric: "cosine" is the published one; "euclidean" serves for raw coordinates.
+        mean_average_precision: also score the ranking of the whole gallery. It takes a float64 product and a look-up
+            of every score, where the neighbours alone take a float32 product.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    k: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     metric: Metric = "cosine"
+    mean_average_precision: bool = False
+
+    @field_validator("k")
+    @classmethod
+    def _ascending_from_one(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if k[:1] != (1,) or list(k) != sorted(set(k)):
+            raise ValueError(f"found k = {list(k)}, expected numbers that ascend from 1")
+        return k
 
 
 _PUBLISHED = RetrievalConfig()
@@ -38,86 +42,75 @@ _PUBLISHED = RetrievalConfig()
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Share of queries whose nearest gallery sample has their class: all, and of each class (None: no query of it)."""
+    """Scores of a query split against a gallery.
+
+    Attributes:
+        accuracy: share of queries whose nearest gallery sample has their class.
+        per_class: the same of each class; None without queries of it.
+        accuracy_at: for each of `RetrievalConfig.k`, the share of queries to which their k nearest gallery samples give
+            their class by majority; of classes with equally many votes the lowest wins, as in scikit-learn.
+        mean_average_precision: mean over the queries whose class the gallery has; None without any, or if
+            not asked for.
+        unmatched: queries of a class that no gallery sample has. They count as wrong in every accuracy.
+    """
 
     accuracy: float
     per_class: tuple[float | None, ...]
+    accuracy_at: tuple[float, ...]
+    mean_average_precision: float | None
+    unmatched: int
 
 
 def retrieval(
     gallery: Features, query: Features, config: RetrievalConfig = _PUBLISHED, num_classes: int | None = None
 ) -> RetrievalResult:
-    """Classify each query by its nearest gallery sample.
+    """Classify each query by its nearest gallery samples.
 
     Args:
         gallery: training split.
         query: test split.
-        config: metric.
+        config: neighbours, metric and scores.
         num_classes: of the data set; without it as many as the labels show.
 
     Raises:
-        ConfigError: features of unequal width, or a label out of range.
+        ConfigError: features of unequal width, a label out of range, no samples, or fewer in the gallery than `k`.
+        SkelstreamError: NaN or infinity among the features.
     """
     if num_classes is None:
-        num_classes = int(max(gallery.label.max(), query.label.max())) + 1
-    check_labels(gallery.label, num_classes, "gallery")
-    check_labels(query.label, num_classes, "query")
-    index = nearest(gallery.values, query.values, config.metric)
-    label = query.label.to(index.device)
-    return RetrievalResult(*accuracies(gallery.label[index], label, num_classes))
+        num_classes = 1 + max((int(side.label.max()) for side in (gallery, query) if len(side)), default=0)
+    for side, where in ((gallery, "gallery"), (query, "query")):
+        check_labels(side.label, num_classes, where)
+        _check_finite(side, where)
+    index = nearest(gallery.values, query.values, config.metric, config.k[-1])
+    label, neighbours = query.label.to(index.device), gallery.label.to(index.device)[index]
+    votes = (accuracies(_majority(neighbours[:, :k], num_classes), label, num_classes)[0] for k in config.k)
+    return RetrievalResult(
+        *accuracies(neighbours[:, 0], label, num_classes),
+        accuracy_at=tuple(votes),
+        mean_average_precision=_mean_average_precision(gallery, query, config.metric)
+        if config.mean_average_precision
+        else None,
+        unmatched=int((~torch.isin(query.label, gallery.label.to(query.label.device))).sum()),
+    )
 
 
-def nearest(gallery: Tensor, query: Tensor, metric: Metric) -> Tensor:
-    """Row of the gallery nearest to each query; of equally near ones the first.
+def _majority(label: Tensor, num_classes: int) -> Tensor:
+    """(N, k) -> (N,) the most frequent class of each row; of equally frequent ones the lowest."""
+    votes = torch.zeros(len(label), num_classes, dtype=torch.int32, device=label.device)
+    return votes.scatter_add_(1, label, torch.ones_like(label, dtype=torch.int32)).argmax(dim=1)
 
-    Args:
-        gallery: (G, D) float32.
-        query: (Q, D) float32, moved to the gallery's device piece by piece.
-        metric: "cosine" (a zero vector is as far as a right angle) or "euclidean".
 
-    Returns:
-        (Q,) int64.
+def _mean_average_precision(gallery: Features, query: Features, metric: Metric) -> float | None:
+    of_query = average_precision(gallery.values, gallery.label, query.values, query.label, metric)
+    matched = of_query[~of_query.isnan()]
+    return float(matched.mean()) if len(matched) else None
 
-    Raises:
-        ConfigError: the widths differ.
-    """
-    if gallery.shape[1] != query.shape[1]:
-        raise ConfigError(
-            f"found features {query.shape[1]} wide in the query, expected {gallery.shape[1]} as in the gallery"
+
+def _check_finite(features: Features, where: str) -> None:
+    # by pieces: a mask of all numbers would take a quarter of the features' memory
+    bad = torch.cat([~part.isfinite().all(dim=1) for part in torch.split(features.values, 4096)])
+    if bad.any():
+        samples = features.sample_id.to(bad.device)[bad].tolist()
+        raise SkelstreamError(
+            f"{where}: found NaN or infinity in the features of samples {samples}, expected finite numbers"
         )
-    if metric == "cosine":
-        return torch.cat([_pick_cosine(part, gallery) for part in _chunks(query, gallery)])
-    # distances do not change with the origin; with it in the middle the float32 terms are small and cancel little
-    centre = gallery.mean(dim=0)
-    gallery = gallery - centre
-    half_square = gallery.square().sum(dim=1) / 2
-    return torch.cat([_pick_euclidean(part - centre, gallery, half_square) for part in _chunks(query, gallery)])
-
-
-def _chunks(query: Tensor, gallery: Tensor) -> Iterator[Tensor]:
-    """The queries in pieces for which a product with the gallery, or the candidates, take `_BUDGET` numbers at most."""
-    rows = max(1, _BUDGET // max(gallery.shape[0], _CANDIDATES * gallery.shape[1]))
-    for first in range(0, query.shape[0], rows):
-        yield query[first : first + rows].to(gallery.device)
-
-
-def _pick_cosine(query: Tensor, gallery: Tensor) -> Tensor:
-    norm = gallery.norm(dim=1).clamp_min(torch.finfo(gallery.dtype).tiny)
-    candidates = _candidates(query @ gallery.T / norm)
-    similarity = F.cosine_similarity(query.double()[:, None], gallery[candidates].double(), dim=2, eps=1e-300)
-    return _first_best(candidates, similarity)
-
-
-def _pick_euclidean(query: Tensor, gallery: Tensor, half_square: Tensor) -> Tensor:
-    candidates = _candidates(query @ gallery.T - half_square)
-    difference = query.double()[:, None] - gallery[candidates].double()
-    return _first_best(candidates, -difference.square().sum(dim=2))
-
-
-def _candidates(score: Tensor) -> Tensor:
-    """(Q, K) rows of the highest scores, ascending."""
-    return score.topk(min(_CANDIDATES, score.shape[1]), dim=1).indices.sort(dim=1).values
-
-
-def _first_best(candidates: Tensor, score: Tensor) -> Tensor:
-    return candidates.gather(1, score.argmax(dim=1, keepdim=True)).squeeze(1)

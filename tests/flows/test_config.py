@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from flows.config import (
     DataConfig,
-    EvaluateConfig,
     PretrainConfig,
     apply_overrides,
     changed,
@@ -18,6 +17,7 @@ from flows.config import (
     leaf_keys,
     read_config,
 )
+from flows.tasks.config import EvaluateConfig
 from shards.errors import ConfigError
 
 BASE = PretrainConfig(method="pcm3pp", data=DataConfig(dataset="ntu60", protocol="xview"))

@@ -113,7 +113,10 @@ def test_the_card_has_the_scores_of_this_checkpoint_and_of_no_other(
     card = (exported / "README.md").read_text()
     rows = json.loads((scored / "results" / "retrieval.json").read_text())["results"]
     for row in rows:
-        assert f"| retrieval | {row['subject']} | {100 * row['scores']['accuracy']:.1f} % |" in card
+        assert (
+            f"| retrieval | {row['subject']} |  | accuracy {100 * row['scores']['accuracy']:.1f} % | published |"
+            in card
+        )
     assert "another checkpoint" not in card
     shutil.copytree(scored, tmp_path / "run")
     results = tmp_path / "run" / "results" / "retrieval.json"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flows import methods
-from flows.config import DataConfig, EvaluateConfig, PretrainConfig, apply_overrides, leaf_keys
+from flows.config import DataConfig, PretrainConfig, apply_overrides, leaf_keys
 from flows.recipes import METHODS, VARIANTS, recipe
+from flows.tasks.config import EvaluateConfig
 from models.objectives.pcm3pp import PCM3PP
 from shards.errors import ConfigError
 

@@ -17,7 +17,7 @@ from flows.pretrain import PretrainOptions, pretrain, read_run
 from flows.report import VIEW_NOTES, run_curves, write_report
 from models.evaluation.results import read_results, write_results
 from models.training.runlog import LOG, read_log
-from shards.errors import ConfigError, StoreError
+from shards.errors import ConfigError, SkelstreamError, StoreError
 from shards.manifest import Outcome, read_manifest, write_manifest
 
 HOSTILE = "</pre><script>alert('x')</script>&\"$\\frac"
@@ -88,7 +88,7 @@ def test_the_page_is_a_whole_html_document(told: Path, page: Page) -> None:
 
 
 def test_the_page_shows_every_score(told: Path, page: Page) -> None:
-    rows = [row for path in sorted((told / "results").iterdir()) for row in read_results(path)]
+    rows = [row for path in sorted((told / "results").glob("*.json")) for row in read_results(path)]
     assert len(rows) == 5
     for row in rows:
         assert row.subject in page.text
@@ -205,7 +205,7 @@ def test_hostile_names_stay_text(told: Path, store: Path, tmp_path: Path) -> Non
     rows = read_results(run / "results" / "retrieval.json")
     write_results(
         run / "results" / "retrieval.json",
-        [row.model_copy(update={"task": HOSTILE, "options": {"metric": HOSTILE}}) for row in rows],
+        [row.model_copy(update={"setting": {HOSTILE: HOSTILE}, "options": {"metric": HOSTILE}}) for row in rows],
     )
     lines = [line | {"terms": {HOSTILE: 1.0}} for line in read_log(run)]
     (run / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -228,3 +228,11 @@ def test_a_store_that_is_gone_or_another_is_refused(run: Path, other_store: Path
         with pytest.raises(StoreError, match=message):
             write_report(tmp_path / "run", tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_results_of_another_task_than_their_file_says_are_refused(told: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(told, run)
+    shutil.copy(run / "results" / "retrieval.json", run / "results" / "linear.json")
+    with pytest.raises(SkelstreamError, match=r"linear\.json: found a result of the task 'retrieval', expected linear"):
+        write_report(run, tmp_path / "report.html")

@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from models.encoders.gru import EncoderConfig, GRUEncoder
-from models.evaluation.linear import LinearConfig, linear_evaluation
+from models.evaluation.features import Features, extract_features
+from models.evaluation.linear import EncodedViews, LinearConfig, LinearResult, linear_evaluation, linear_head, score
 from shards.batch import Views
-from shards.errors import ConfigError
+from shards.errors import ConfigError, SkelstreamError
 
 CLASSES, WIDTH = 4, 6
 
@@ -58,17 +59,24 @@ class Split:
         for rows in torch.randperm(self.samples, generator=generator).split(self.batch):
             yield Views({"x": x[rows, None].expand(-1, 3, -1)}, label[rows], rows)
 
-    def once(self) -> Iterator[Views]:
-        return self.epoch(0)
+    def features(self) -> Features:
+        """What `LastFrame` makes of the split."""
+        return extract_features(LastFrame(), self.epoch(0))
 
 
 def config(**changes: Any) -> LinearConfig:
     return LinearConfig(**({"epochs": 12, "batch_size": 32, "milestones": (8, 10)} | changes))
 
 
+def evaluate(train: Split, test: Split, settings: LinearConfig, classes: int = CLASSES, **options: Any) -> LinearResult:
+    """The evaluation of `LastFrame`, in the way that the crop asks for."""
+    source = EncodedViews(LastFrame(), train) if settings.crop == "random" else train.features()
+    return linear_evaluation(source, test.features(), settings, classes, **options)
+
+
 @pytest.mark.parametrize("crop", ["random", "centre"])
 def test_separable_classes_are_separated(crop: str) -> None:
-    result = linear_evaluation(LastFrame(), Split(240), Split(80, seed=1).once, config(crop=crop), CLASSES)
+    result = evaluate(Split(240), Split(80, seed=1), config(crop=crop))
     assert result.last == 1.0
     assert result.best == 1.0
     assert result.per_class == (1.0,) * CLASSES
@@ -80,33 +88,146 @@ def test_overlapping_classes_are_told_apart_as_well_as_by_logistic_regression() 
     train, test = Split(1200, noise=1.0), Split(800, noise=1.0, seed=1)
     (x, y), (xt, yt) = ((a.numpy(), b.numpy()) for a, b in (train.arrays(), test.arrays()))
     reference = LogisticRegression(C=np.inf, max_iter=1000).fit(x, y).score(xt, yt)
-    result = linear_evaluation(
-        LastFrame(), train, test.once, config(epochs=40, milestones=(20, 30), crop="centre"), CLASSES
-    )
+    result = evaluate(train, test, config(epochs=40, milestones=(20, 30), crop="centre"))
     assert 0.5 < reference < 0.95
     assert result.last == pytest.approx(reference, abs=0.01)
 
 
-def test_the_layer_is_that_of_sgd_written_out() -> None:
-    train, test = Split(40, batch=16, noise=1.0), Split(60, noise=1.0, seed=1)
-    settings = config(epochs=4, milestones=(1, 3), lr=0.3, weight_decay=0.01, seed=5)
-    weight = nn.init.normal_(torch.empty(CLASSES, WIDTH), std=0.01, generator=torch.Generator().manual_seed(5))
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def written_out(
+    settings: LinearConfig, batches: Callable[[int], Batches], test: tuple[Tensor, Tensor]
+) -> tuple[list[float], Tensor, Tensor, Tensor]:
+    """SGD with momentum by the gradient of the cross entropy: curve, last logits, weight and bias."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    weight = nn.init.normal_(torch.empty(CLASSES, WIDTH), std=0.01, generator=generator)
     bias = torch.zeros(CLASSES)
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
-    x, label = test.arrays()
-    expected = []
-    for epoch in range(4):
-        for batch in train.epoch(epoch):
-            z = batch.views["x"][:, -1]
-            error = (z @ weight.T + bias).softmax(1) - F.one_hot(batch.label, CLASSES)
+    x, label = test
+    curve = []
+    rate = settings.lr
+    for epoch in range(settings.epochs):
+        rate *= 0.1 if epoch in settings.milestones else 1
+        for z, y in batches(epoch):
+            error = (z @ weight.T + bias).softmax(1) - F.one_hot(y, CLASSES)
             gradients = [error.T @ z / len(z), error.mean(0)]
             for i, parameter in enumerate((weight, bias)):
-                velocity[i] = 0.9 * velocity[i] + gradients[i] + 0.01 * parameter
-                parameter -= (0.3, 0.03, 0.03, 0.003)[epoch] * velocity[i]
-        expected.append(((x @ weight.T + bias).argmax(1) == label).float().mean().item())
-    result = linear_evaluation(LastFrame(), train, test.once, settings, CLASSES)
-    assert result.curve == pytest.approx(expected)
+                velocity[i] = 0.9 * velocity[i] + gradients[i] + settings.weight_decay * parameter
+                parameter -= rate * velocity[i]
+        curve.append(((x @ weight.T + bias).argmax(1) == label).float().mean().item())
+    return curve, x @ weight.T + bias, weight, bias
+
+
+@pytest.mark.parametrize("crop", ["random", "centre"])
+def test_the_layer_is_that_of_sgd_written_out(crop: str) -> None:
+    # 40 samples in batches of 16: the last batch of an epoch is smaller
+    train, test = Split(40, batch=16, noise=1.0), Split(60, noise=1.0, seed=1)
+    settings = config(epochs=4, batch_size=16, milestones=(1, 3), lr=0.3, weight_decay=0.01, seed=5, crop=crop)
+    stored = train.features()
+
+    def drawn(epoch: int) -> Batches:
+        return ((batch.views["x"][:, -1], batch.label) for batch in train.epoch(epoch))
+
+    def kept(epoch: int) -> Batches:
+        order = torch.randperm(40, generator=torch.Generator().manual_seed((5 << 32) + epoch))
+        return ((stored.values[rows], stored.label[rows]) for rows in order.split(16))
+
+    scored = test.features()
+    batches = drawn if crop == "random" else kept
+    curve, logits, weight, bias = written_out(settings, batches, (scored.values, scored.label))
+    result = evaluate(train, test, settings)
+    assert result.curve == pytest.approx(curve)
     assert len(set(result.curve)) > 1
+    torch.testing.assert_close(result.logits, logits)
+    torch.testing.assert_close(result.head.weight, weight)
+    torch.testing.assert_close(result.head.bias, bias)
+
+
+def test_features_are_left_as_they_are() -> None:
+    train, test = Split(40).features(), Split(20).features()
+    before = [values.clone() for values in (train.values, test.values)]
+    linear_evaluation(train, test, config(crop="centre"), CLASSES)
+    assert torch.equal(train.values, before[0])
+    assert torch.equal(test.values, before[1])
+
+
+@pytest.mark.parametrize("crop", ["random", "centre"])
+def test_the_logits_are_those_of_the_last_epoch_and_of_the_head_that_comes_with_them(crop: str) -> None:
+    test = Split(50, noise=1.0, seed=1)
+    result = evaluate(Split(96, noise=1.0), test, config(crop=crop, epochs=3))
+    features = test.features()
+    assert result.logits.shape == (50, CLASSES)
+    assert torch.equal(result.logits, score(result.head, features.values))
+    assert not result.logits.requires_grad
+    assert result.last == (result.logits.argmax(1) == features.label).sum().item() / 50
+
+
+def test_an_epoch_is_chosen_on_the_validation_split_not_on_the_test_split() -> None:
+    # classes rotated by one: who is right there is wrong on the test split
+    turned = Split(80, seed=2, label=lambda number: (number + 1) % CLASSES)
+    train, test = Split(96, noise=1.0), Split(200, noise=1.0, seed=1)
+    settings = config(crop="centre", lr=0.01, milestones=())
+    plain = evaluate(train, test, settings)
+    assert (plain.chosen, plain.chosen_epoch, plain.validation_curve) == (None, None, None)
+    result = evaluate(train, test, settings, validation=turned.features())
+    assert result.curve == plain.curve
+    assert result.validation_curve is not None
+    assert len(set(result.validation_curve)) > 1
+    assert result.chosen_epoch == result.validation_curve.index(max(result.validation_curve))
+    assert result.chosen == result.curve[result.chosen_epoch] < result.best
+
+
+def test_the_crop_decides_what_is_trained_on() -> None:
+    train, test = Split(40), Split(20).features()
+    with pytest.raises(ConfigError, match="features that were extracted once, expected crop 'centre', not 'random'"):
+        linear_evaluation(train.features(), test, config(crop="random"), CLASSES)
+    with pytest.raises(ConfigError, match="encoded in every epoch, expected crop 'random', not 'centre'"):
+        linear_evaluation(EncodedViews(LastFrame(), train), test, config(crop="centre"), CLASSES)
+
+
+def test_features_of_unequal_width_are_refused() -> None:
+    wide, test = Split(40, width=9), Split(20).features()
+    sources: dict[str, Features | EncodedViews] = {
+        "centre": wide.features(),
+        "random": EncodedViews(LastFrame(), wide),
+    }
+    for crop, train in sources.items():
+        with pytest.raises(ConfigError, match="training split: found features 9 wide, expected 6 as in the test"):
+            linear_evaluation(train, test, config(crop=crop), CLASSES)
+    with pytest.raises(ConfigError, match="validation split: found features 9 wide"):
+        linear_evaluation(
+            Split(40).features(), test, config(crop="centre"), CLASSES, validation=Split(8, width=9).features()
+        )
+
+
+def test_a_rate_that_leads_to_infinity_is_told() -> None:
+    with pytest.raises(SkelstreamError, match=r"NaN or infinity in the logits after epoch \d+, .* lower the rate"):
+        evaluate(Split(240), Split(40), config(crop="centre", lr=1e38, milestones=()))
+
+
+def test_the_random_crop_reads_the_layer_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    encoder = GRUEncoder(EncoderConfig(hidden=4, layers=2))
+    train, test = Split(40, width=150), Split(20, width=150)
+    settings = config(epochs=2, crop="random")
+    results = {}
+    for layer in ("last", "layer2", "layer1"):
+        features = extract_features(encoder, test.epoch(0), layer=layer)
+        results[layer] = linear_evaluation(EncodedViews(encoder, train, layer), features, settings, CLASSES)
+    assert torch.equal(results["last"].logits, results["layer2"].logits)
+    assert not torch.equal(results["last"].logits, results["layer1"].logits)
+
+
+def test_the_head_begins_as_published_whatever_the_global_generator() -> None:
+    torch.manual_seed(1)
+    first = linear_head(2048, 60, seed=3)
+    torch.manual_seed(2)
+    again, other = linear_head(2048, 60, seed=3), linear_head(2048, 60, seed=4)
+    assert torch.equal(first.weight, again.weight)
+    assert not torch.equal(first.weight, other.weight)
+    assert first.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert not first.bias.any()
 
 
 def test_last_and_best_are_told_apart() -> None:
@@ -117,26 +238,24 @@ def test_last_and_best_are_told_apart() -> None:
                 label = views.label if epoch < 3 else (views.label + 1) % CLASSES
                 yield Views(views.views, label, views.sample_id)
 
-    result = linear_evaluation(LastFrame(), Spoiled(240), Split(80).once, config(milestones=()), CLASSES)
+    result = evaluate(Spoiled(240), Split(80), config(milestones=()))
     assert result.last == result.curve[-1] == 0.0
     assert result.best == max(result.curve) == 1.0
     assert result.best_epoch == result.curve.index(1.0) <= 3
 
 
-def test_the_random_crop_is_encoded_in_every_epoch_and_the_centre_crop_once() -> None:
-    for crop, passes in [("random", 12), ("centre", 1)]:
-        encoder = LastFrame()
-        linear_evaluation(encoder, Split(40, jitter=0.1), Split(20).once, config(crop=crop), CLASSES)
-        assert encoder.samples == 40 * passes + 20
+def test_the_random_crop_is_encoded_in_every_epoch() -> None:
+    encoder = LastFrame()
+    linear_evaluation(EncodedViews(encoder, Split(40, jitter=0.1)), Split(20).features(), config(), CLASSES)
+    assert encoder.samples == 40 * 12
 
 
-@pytest.mark.parametrize("crop", ["random", "centre"])
-def test_the_encoder_is_the_same_to_the_bit_afterwards(crop: str) -> None:
+def test_the_encoder_is_the_same_to_the_bit_afterwards() -> None:
     torch.manual_seed(0)
     encoder = GRUEncoder(EncoderConfig(hidden=4, layers=1)).train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    splits = Split(40, width=150), Split(20, width=150)
-    linear_evaluation(encoder, splits[0], splits[1].once, config(epochs=2, crop=crop), CLASSES)
+    test = extract_features(encoder, Split(20, width=150).epoch(0))
+    linear_evaluation(EncodedViews(encoder, Split(40, width=150)), test, config(epochs=2), CLASSES)
     after = encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(part.training for part in encoder.modules())
@@ -149,14 +268,14 @@ def test_equal_seeds_give_equal_results_whatever_the_global_generator(crop: str)
     for state, seed in [(1, 0), (2, 0), (1, 3)]:
         torch.manual_seed(state)
         settings = config(epochs=3, lr=0.01, crop=crop, seed=seed)
-        results.append(linear_evaluation(LastFrame(), Split(96, noise=2), Split(500, noise=2).once, settings, CLASSES))
+        results.append(evaluate(Split(96, noise=2), Split(500, noise=2), settings))
     assert results[0] == results[1]
     assert results[0] != results[2]
 
 
 def test_classes_without_test_samples_have_no_accuracy() -> None:
     test = Split(30, label=lambda number: number * 0 + 1)
-    result = linear_evaluation(LastFrame(), Split(240), test.once, config(epochs=1), CLASSES + 2)
+    result = evaluate(Split(240), test, config(epochs=1), CLASSES + 2)
     assert [value is None for value in result.per_class] == [True, False, True, True, True, True]
 
 
@@ -164,16 +283,27 @@ def test_classes_without_test_samples_have_no_accuracy() -> None:
 def test_labels_out_of_range_are_refused(crop: str) -> None:
     good, bad = Split(40), Split(40, label=lambda number: number % 7)
     with pytest.raises(ConfigError, match=r"training split: found labels .*\.\.6, expected them in 0\.\.3"):
-        linear_evaluation(LastFrame(), bad, good.once, config(crop=crop), CLASSES)
+        evaluate(bad, good, config(crop=crop))
     with pytest.raises(ConfigError, match=r"test split: found labels 0\.\.6"):
-        linear_evaluation(LastFrame(), good, bad.once, config(crop=crop), CLASSES)
+        evaluate(good, bad, config(crop=crop))
 
 
-@pytest.mark.parametrize("crop", ["random", "centre"])
-def test_an_empty_split_is_refused(crop: str) -> None:
-    for splits in [(Split(0), Split(4)), (Split(4), Split(0))]:
-        with pytest.raises(ConfigError, match="found no"):
-            linear_evaluation(LastFrame(), splits[0], splits[1].once, config(crop=crop), CLASSES)
+def test_an_empty_split_is_refused() -> None:
+    some = Split(4).features()
+    empty = Features(some.values[:0], some.label[:0], some.sample_id[:0])
+    with pytest.raises(ConfigError, match="training split: found no samples"):
+        linear_evaluation(empty, some, config(crop="centre"), CLASSES)
+    with pytest.raises(ConfigError, match="test split: found no samples"):
+        linear_evaluation(some, empty, config(crop="centre"), CLASSES)
+    with pytest.raises(ConfigError, match="validation split: found no samples"):
+        linear_evaluation(some, some, config(crop="centre"), CLASSES, validation=empty)
+
+    class Nothing(Split):
+        def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
+            return iter(())
+
+    with pytest.raises(ConfigError, match="found no training batch"):
+        linear_evaluation(EncodedViews(LastFrame(), Nothing(4)), some, config(), CLASSES)
 
 
 def test_the_defaults_are_the_published_setting() -> None:

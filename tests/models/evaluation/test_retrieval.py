@@ -1,16 +1,18 @@
-from typing import Any, Literal
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from pydantic import ValidationError
+from sklearn.metrics import average_precision_score
+from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
-from models.evaluation import retrieval as module
 from models.evaluation.features import Features
-from models.evaluation.retrieval import RetrievalConfig, nearest, retrieval
-from shards.errors import ConfigError
+from models.evaluation.neighbours import Metric
+from models.evaluation.retrieval import RetrievalConfig, retrieval
+from shards.errors import ConfigError, SkelstreamError
 
 
 def features(values: Any, label: Any) -> Features:
@@ -31,87 +33,63 @@ def test_a_case_worked_out_by_hand() -> None:
     result = retrieval(gallery, query, num_classes=4)
     assert result.accuracy == 0.75
     assert result.per_class == (1.0, 0.5, 1.0, None)
-
-
-def test_cosine_ignores_length_and_euclidean_does_not() -> None:
-    gallery = torch.tensor([[10.0, 0.0], [0.6, 0.8]])
-    query = torch.tensor([[0.9, 0.1]])
-    assert nearest(gallery, query, "cosine").tolist() == [0]
-    assert nearest(gallery, query, "euclidean").tolist() == [1]
+    assert result.accuracy_at == (0.75,)
+    assert result.mean_average_precision is None
+    assert result.unmatched == 0
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_predictions_equal_those_of_scikit_learn(metric: Literal["cosine", "euclidean"]) -> None:
+def test_accuracies_equal_those_of_scikit_learn_for_every_k(metric: Metric) -> None:
     gallery, query = gaussian(700, 24, 1), gaussian(300, 24, 2)
-    reference = KNeighborsClassifier(n_neighbors=1, metric=metric).fit(gallery.values.numpy(), gallery.label.numpy())
-    predicted = gallery.label[nearest(gallery.values, query.values, metric)].numpy()
-    np.testing.assert_array_equal(predicted, reference.predict(query.values.numpy()))
-    result = retrieval(gallery, query, RetrievalConfig(metric=metric))
-    assert result.accuracy == reference.score(query.values.numpy(), query.label.numpy())
+    config = RetrievalConfig(k=(1, 2, 5, 20, 700), metric=metric)
+    result = retrieval(gallery, query, config)
+    for k, accuracy in zip(config.k, result.accuracy_at, strict=True):
+        judge = KNeighborsClassifier(n_neighbors=k, metric=metric, algorithm="brute")
+        judge.fit(gallery.values.double().numpy(), gallery.label.numpy())
+        assert accuracy == judge.score(query.values.double().numpy(), query.label.numpy()), k
+    assert result.accuracy == result.accuracy_at[0]
     assert 0.25 < result.accuracy < 1
+    assert len(set(result.accuracy_at)) > 3
 
 
-@given(
-    gallery=st.integers(1, 40),
-    query=st.integers(1, 20),
-    width=st.integers(1, 6),
-    offset=st.sampled_from([0.0, 100.0]),
-    metric=st.sampled_from(["cosine", "euclidean"]),
-    seed=st.integers(0, 1000),
-)
-def test_the_nearest_is_that_of_all_distances_in_float64(
-    gallery: int, query: int, width: int, offset: float, metric: Any, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    # coarse values make ties and repeated rows, which the first row wins
-    g, q = ((4 * torch.rand(n, width, generator=generator)).round() + offset for n in (gallery, query))
-    if metric == "cosine":
-        unit = [x.double() / x.double().norm(dim=1, keepdim=True).clamp_min(1e-300) for x in (g, q)]
-        distance = 1 - unit[1] @ unit[0].T
-    else:
-        distance = (q.double()[:, None] - g.double()).square().sum(dim=2)
-    index = nearest(g, q, metric)
-    chosen = distance.gather(1, index[:, None]).squeeze(1)
-    torch.testing.assert_close(chosen, distance.amin(dim=1), rtol=0, atol=1e-12)
+def test_the_mean_average_precision_is_that_of_scikit_learn() -> None:
+    gallery, query = gaussian(400, 24, 3), gaussian(50, 24, 4)
+    found = retrieval(gallery, query, RetrievalConfig(mean_average_precision=True)).mean_average_precision
+    scores = cosine_similarity(query.values.double().numpy(), gallery.values.double().numpy())
+    relevant = (query.label[:, None] == gallery.label).numpy()
+    expected = np.mean([average_precision_score(row, score) for row, score in zip(relevant, scores, strict=True)])
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_differences_far_below_float32_rounding_of_the_products_still_decide() -> None:
-    gallery = torch.tensor([[1000.0, 1.0 + 3e-4], [1000.0, 1.0 + 1e-4], [1000.0, 1.0 - 2e-4]])
-    query = torch.tensor([[1000.0, 1.0]])
-    assert nearest(gallery, query, "euclidean").tolist() == [1]
-    assert nearest(gallery, query, "cosine").tolist() == [1]
+def test_of_classes_with_equally_many_votes_the_lowest_wins() -> None:
+    # the nearest is of class 2, but both others of the second pair vote too
+    gallery = features([[1], [2], [3], [4]], [2, 1, 2, 1])
+    query = features([[0]], [1])
+    result = retrieval(gallery, query, RetrievalConfig(k=(1, 2, 3, 4), metric="euclidean"))
+    assert result.accuracy_at == (0.0, 1.0, 0.0, 1.0)
 
 
-def test_of_equally_near_samples_the_first_wins() -> None:
-    gallery = torch.tensor([[1.0, 1.0], [0.0, 2.0], [0.0, 2.0], [2.0, 0.0]])
-    query = torch.tensor([[0.0, 2.0]])
-    for metric in ("cosine", "euclidean"):
-        assert nearest(gallery, query, metric).tolist() == [1]
+def test_a_class_that_the_gallery_lacks_is_wrong_counted_and_left_out_of_the_mean_average_precision() -> None:
+    gallery = features([[1], [2]], [0, 1])
+    query = features([[0], [0], [0], [0]], [0, 1, 2, 3])
+    config = RetrievalConfig(metric="euclidean", mean_average_precision=True)
+    result = retrieval(gallery, query, config)
+    assert (result.accuracy, result.per_class) == (0.25, (1.0, 0.0, 0.0, 0.0))
+    assert result.mean_average_precision == (1 + 1 / 2) / 2
+    assert result.unmatched == 2
+    none = retrieval(gallery, features([[0]], [2]), config)
+    assert (none.accuracy, none.mean_average_precision, none.unmatched) == (0.0, None, 1)
 
 
-def test_a_zero_vector_has_no_direction_and_breaks_nothing() -> None:
-    gallery = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    query = torch.tensor([[2.0, 0.1], [-2.0, 0.1], [0.0, 0.0]])
-    assert nearest(gallery, query, "cosine").tolist() == [1, 2, 0]
+@pytest.mark.parametrize("k", [[], [5], [1, 1], [1, 5, 3], [0, 1], [-1]])
+def test_numbers_of_neighbours_that_do_not_ascend_from_one_are_refused(k: list[int]) -> None:
+    with pytest.raises(ValidationError):
+        RetrievalConfig.model_validate({"k": k})
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_pieces_of_any_size_give_the_same_answer(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    gallery, query = gaussian(60, 8, 3).values, gaussian(31, 8, 4).values
-    whole = nearest(gallery, query, metric)
-    for budget in (1, 64 * 7, 64 * 30):
-        monkeypatch.setattr(module, "_BUDGET", budget)
-        assert torch.equal(nearest(gallery, query, metric), whole)
-
-
-def test_no_piece_is_larger_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BUDGET", 4096)
-    gallery, query = torch.zeros(300, 4), torch.zeros(1000, 4)
-    pieces = list(module._chunks(query, gallery))
-    assert sum(map(len, pieces)) == 1000
-    assert max(len(piece) * 300 for piece in pieces) <= 4096
-    wide = list(module._chunks(torch.zeros(10, 200), torch.zeros(3, 200)))
-    assert max(piece.numel() * 8 for piece in wide) <= 4096
+def test_more_neighbours_than_gallery_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"found k = 3 neighbours, expected 1\.\.2"):
+        retrieval(features([[1], [2]], [0, 1]), features([[1]], [0]), RetrievalConfig(k=(1, 3)))
 
 
 def test_unequal_widths_are_refused() -> None:
@@ -122,3 +100,20 @@ def test_unequal_widths_are_refused() -> None:
 def test_a_label_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"query: found labels 0\.\.5, expected them in 0\.\.4"):
         retrieval(features([[1, 2]], [0]), features([[1, 2], [3, 4]], [0, 5]), num_classes=5)
+
+
+@pytest.mark.parametrize(("sides", "where"), [((0, 2), "gallery"), ((2, 0), "query"), ((0, 0), "gallery")])
+def test_a_side_without_samples_is_refused(sides: tuple[int, int], where: str) -> None:
+    gallery, query = (features(torch.ones(count, 3), [0] * count) for count in sides)
+    with pytest.raises(ConfigError, match=f"{where}: found no samples"):
+        retrieval(gallery, query)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_no_numbers_are_refused_with_their_samples(bad: float) -> None:
+    broken = features([[1, 2], [bad, 0], [3, 4]], [0, 1, 0])
+    good = features([[1, 2]], [0])
+    with pytest.raises(SkelstreamError, match=r"query: found NaN or infinity in the features of samples \[1\]"):
+        retrieval(good, broken)
+    with pytest.raises(SkelstreamError, match=r"gallery: found NaN or infinity in the features of samples \[1\]"):
+        retrieval(broken, good)

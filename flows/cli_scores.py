@@ -1,0 +1,77 @@
+"""The commands that score runs, and show what they are worth."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flows.cli_data import add_loader, add_plain, command, loader_options
+
+
+def add_commands(commands: Any) -> None:
+    """Add them all."""
+    _add_evaluate(commands)
+    _add_compare(commands)
+    _add_report(commands)
+
+
+def _add_evaluate(commands: Any) -> None:
+    sub = command(commands, "evaluate", _evaluate, "score a run's checkpoint on downstream tasks")
+    sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
+    sub.add_argument(
+        "--tasks", default="linear,retrieval", help="comma-separated; all for all that the run and its data allow"
+    )
+    sub.add_argument("--checkpoint", metavar="NAME", help="file in RUN/checkpoints; without it the last one")
+    sub.add_argument("--data", help="folder of the store when it has moved since pre-training")
+    sub.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
+    )
+    add_loader(sub)
+    add_plain(sub)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from flows.evaluate import EvaluateOptions, evaluate, evaluate_flow, finished, left_out, table
+
+    request = EvaluateOptions(
+        run=options.run,
+        checkpoint=options.checkpoint,
+        tasks=tuple(dict.fromkeys(filter(None, map(str.strip, options.tasks.split(","))))),
+        data=options.data,
+        overrides=tuple(options.overrides),
+        loader=loader_options(options),
+        device=options.device,
+    )
+    for name, reason in left_out(request).items():
+        print(f"left out: {name}: {reason}")
+    results = finished(request)
+    if results is None and options.plain:
+        results = evaluate(request, progress=True)
+    if results is None:
+        evaluate_flow(request)
+    else:
+        print(table(results))
+
+
+def _add_compare(commands: Any) -> None:
+    sub = command(commands, "compare", _compare, "print the scores of several runs in one table, beside published ones")
+    sub.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="a scored run, or a file of its results")
+    sub.add_argument("--baselines", action="store_true", help="also the encoders before training")
+    sub.add_argument("--format", choices=["markdown", "csv", "latex"], default="markdown", help="default: %(default)s")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from flows.compare import compare, load, write
+
+    print(write(compare(load(options.results), baselines=options.baselines), options.format), end="")
+
+
+def _add_report(commands: Any) -> None:
+    sub = command(commands, "report", _report, "write one self-contained HTML page about a run")
+    sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
+    sub.add_argument("--out", type=Path, help="the page; without it RUN/report.html")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from flows.report import write_report
+
+    print(write_report(options.run, options.out or options.run / "report.html"))

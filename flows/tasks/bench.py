@@ -1,0 +1,254 @@
+"""What the tasks of one evaluation share: a benchmark's samples, the encoders that are scored, and their features."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flows.build import Side, build_encoder, build_objective, open_views
+from flows.config import PretrainConfig
+from flows.options import LoaderOptions, PlaceText
+from flows.tasks.config import EvaluateConfig
+from models.encoders.gru import GRUEncoder
+from models.evaluation.feature_store import stored_features
+from models.evaluation.features import Features, coordinate_features, extract_features, projector_from_state
+from models.evaluation.results import Setting
+from models.evaluation.subsets import split_by_subject
+from models.heads import Projector
+from models.training.checkpoint import encoder_state, load_checkpoint
+from pipelines.loaders.facts import SampleFacts, sample_facts
+from pipelines.loaders.loader import ViewLoader
+from pipelines.loaders.split import Split, open_split
+from pipelines.loaders.subset import only
+from pipelines.streams import Stream
+from pipelines.views.methods import evaluation_spec
+from pipelines.views.spec import ViewSpec
+from shards.batch import Views
+from shards.catalog import dataset as dataset_named
+from shards.manifest import Manifest, find_store, read_manifest
+from shards.places import Place, place
+
+Subject = Literal["trained", "random encoder", "coordinates"]
+Ids = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+class Scored(NamedTuple):
+    """The numbers of a row, and what lies behind them; see `TaskResult`."""
+
+    scores: dict[str, float | int]
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What results depend on besides the options; fixed at the start, because the run may still be training."""
+
+    fingerprint: str
+    checkpoint: Path
+    sha256: str
+    results: Path
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Both sides of a protocol, as encoders of one stream and length of view take them."""
+
+    folder: Place
+    dataset: str
+    protocol: str
+    stream: Stream
+    frames: int
+    window: int
+    loader: LoaderOptions
+    device: torch.device
+    _facts: dict[Side, SampleFacts] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_classes(self) -> int:
+        return dataset_named(self.dataset).num_classes
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return read_manifest(self.folder)
+
+    def split(self, side: Side) -> Split:
+        return open_split(self.folder, self.dataset, self.protocol, side)
+
+    def facts(self, side: Side) -> SampleFacts:
+        """Of all samples of a side."""
+        if side not in self._facts:
+            self._facts[side] = sample_facts(self.split(side))
+        return self._facts[side]
+
+    def spec(self, crop: Literal["centre", "random"]) -> ViewSpec:
+        return evaluation_spec(crop, self.stream, self.frames)
+
+    def views(
+        self,
+        side: Side,
+        spec: ViewSpec,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        ids: Ids | None = None,
+    ) -> ViewLoader:
+        """Every sample of a side, or those of `ids`."""
+        split = self.split(side)
+        if ids is not None:
+            split = only(split, ids, self.facts(side))
+        return open_views(
+            split,
+            spec,
+            self.loader,
+            # of a subset a window of shards holds few samples
+            window=self.window if ids is None else 0,
+            batch_size=batch_size,
+            seed=seed,
+            device=self.device,
+            shuffle=shuffle,
+            drop_last=False,
+        )
+
+
+class Bench:
+    """One evaluation: a benchmark, the encoders of one checkpoint, and what several tasks need of them.
+
+    Args:
+        run: folder of the run; features are kept in it.
+        config: of the run.
+        options: of the tasks.
+        benchmark: that the run was trained on.
+        source: the checkpoint, and where results go.
+        progress: show bars.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: PretrainConfig,
+        options: EvaluateConfig,
+        benchmark: Benchmark,
+        source: Source,
+        *,
+        progress: bool,
+    ) -> None:
+        self.run, self.config, self.options, self.source = run, config, options, source
+        self.benchmark, self.device, self.progress = benchmark, benchmark.device, progress
+        self._made: dict[Any, Any] = {}
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` gave the first time that `key` was asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    def encoder(self, subject: Subject) -> GRUEncoder:
+        """The run's encoder, or the one it began with; on the device."""
+        return self._model(subject)[0]
+
+    def projector(self, subject: Subject) -> Projector | None:
+        """Of the same; None where the checkpoint has none."""
+        return self._model(subject)[1]
+
+    def _model(self, subject: Subject) -> tuple[GRUEncoder, Projector | None]:
+        assert subject != "coordinates", "coordinates have no encoder"
+        return self.once(("model", subject), lambda: self._load(subject))
+
+    def _load(self, subject: Subject) -> tuple[GRUEncoder, Projector | None]:
+        projector: Projector | None
+        if subject == "trained":
+            checkpoint = load_checkpoint(self.source.checkpoint, expect_fingerprint=self.source.fingerprint)
+            encoder = build_encoder(self.config, encoder_state(checkpoint))
+            projector = projector_from_state(checkpoint.objective)
+        else:
+            encoder, projector = build_encoder(self.config, None), build_objective(self.config).projector
+        return encoder.to(self.device), None if projector is None else projector.to(self.device).eval()
+
+    def features(self, side: Side, subject: Subject) -> Features:
+        """Centre crop, in stored order; kept in the run's folder. The coordinates themselves are made anew."""
+        return self.once(("features", side, subject), lambda: self._features(side, subject))
+
+    def _features(self, side: Side, subject: Subject) -> Features:
+        spec = self.benchmark.spec("centre")
+
+        def extract() -> Features:
+            return self.encoded(subject, side, spec)
+
+        if subject == "coordinates":
+            return extract()
+        about = {
+            "encoder": self._about_encoder(subject),
+            "fingerprint": self.source.fingerprint,
+            "dataset": self.benchmark.dataset,
+            "protocol": self.benchmark.protocol,
+            "side": side,
+            "view": spec.model_dump(mode="json"),
+            "layer": self.options.layer,
+            "precision": "float32",
+        }
+        return stored_features(self.run / "features", about, extract)
+
+    def _about_encoder(self, subject: Subject) -> dict[str, Any]:
+        if subject == "trained":
+            return {"checkpoint_sha256": self.source.sha256}
+        return {"random": self.config.train.seed, "objective": self.config.objective.model_dump(mode="json")}
+
+    def encoded(self, subject: Subject, side: Side, spec: ViewSpec, *, seed: int = 0) -> Features:
+        """Features of another view "x" of a side, in stored order; not kept."""
+        with closing(self.benchmark.views(side, spec, self.options.batch_size, seed=seed)) as views:
+            if subject == "coordinates":
+                return coordinate_features(views.epoch(0))
+            return extract_features(
+                self.encoder(subject),
+                views.epoch(0),
+                device=self.device,
+                layer=self.options.layer,
+                projector=self.projector(subject),
+                progress=self.progress,
+                total=len(views),
+            )
+
+    def training(self, subject: Subject) -> tuple[Features, Features | None]:
+        """Centre-crop features to train on, and those that choose an epoch, if some of the subjects do."""
+        features = self.features("train", subject)
+        if self.held_out is None:
+            return features, None
+        train, validation = self.held_out
+        return features.only(train), features.only(validation)
+
+    @cached_property
+    def held_out(self) -> tuple[Ids, Ids] | None:
+        """Ids to train on and ids that choose an epoch, of different people; None to train on all."""
+        if not self.options.validation:
+            return None
+        facts = self.benchmark.facts("train")
+        return split_by_subject(facts.subject, facts.sample_id, self.options.validation, seed=0)
+
+    def other(self, dataset: str, protocol: str, data: PlaceText | None) -> Benchmark:
+        """Another data set, seen the same way; in the folder of the run's store unless `data` names one.
+
+        Raises:
+            StoreError: no such store.
+        """
+        own = self.benchmark
+        folder = find_store(own.folder.parent if data is None else place(data), dataset)
+        return Benchmark(folder, dataset, protocol, own.stream, own.frames, own.window, own.loader, own.device)
+
+
+def repeats(first_seed: int, options: EvaluateConfig) -> list[Setting]:
+    """A row for each seed."""
+    return [{"seed": first_seed + number} for number in range(options.repeats)]
+
+
+def each(views: ViewLoader) -> Callable[[], Iterator[Views]]:
+    """What gives the first epoch of a loader as often as it is asked for."""
+    return lambda: views.epoch(0)

@@ -1,0 +1,291 @@
+"""Tasks on the features of a frozen encoder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic_core import to_jsonable_python
+from torch import Tensor, nn
+
+from flows.build import Side
+from flows.config import read_config
+from flows.tasks.bench import Bench, Scored, Subject, repeats
+from flows.tasks.config import EvaluateConfig
+from models.evaluation.class_scores import read_class_scores, write_class_scores
+from models.evaluation.episodes import draw_episodes, write_episodes
+from models.evaluation.features import Features
+from models.evaluation.few_shot import FewShotResult, few_shot
+from models.evaluation.fusion import STREAMS, fuse
+from models.evaluation.linear import EncodedViews, LinearConfig, LinearResult, linear_evaluation, score
+from models.evaluation.metrics import accuracies, accuracy_by_group, calibration, length_group, top_k_accuracy
+from models.evaluation.results import Setting
+from models.evaluation.retrieval import retrieval
+from pipelines.loaders.facts import SampleFacts
+from pipelines.views.downstream import occluded_spec, up_axis
+from pipelines.views.spec import ViewSpec
+from shards.errors import ConfigError
+
+
+def linear_settings(options: EvaluateConfig) -> list[Setting]:
+    return repeats(options.linear.seed, options)
+
+
+def linear(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """A linear layer on frozen features, and an analysis of what it says of the test split."""
+    result = _train(bench, subject, int(setting["seed"]))
+    test = bench.features("test", subject)
+    scores = Features(result.logits, test.label.cpu(), test.sample_id.cpu())
+    write_class_scores(class_scores_path(bench.source.results, "linear", subject, setting), scores)
+    numbers: dict[str, float | int] = {
+        "accuracy": result.last,
+        "best": result.best,
+        "top5": top_k_accuracy(result.logits, scores.label, min(5, bench.benchmark.num_classes)),
+    }
+    if result.chosen is not None:
+        numbers["chosen"] = result.chosen
+    details = {
+        "best_epoch": result.best_epoch,
+        "chosen_epoch": result.chosen_epoch,
+        "curve": list(result.curve),
+        "validation_curve": None if result.validation_curve is None else list(result.validation_curve),
+        "per_class": list(result.per_class),
+        **analysis(scores, bench.benchmark.facts("test")),
+    }
+    return Scored(numbers, details)
+
+
+def class_scores_path(results: Path, task: str, subject: Subject, setting: Setting) -> Path:
+    """Where a row's class scores lie."""
+    row = "-".join(f"{name}-{value}" for name, value in setting.items())
+    return results / "class-scores" / f"{task}-{subject.replace(' ', '-')}-{row}.npz"
+
+
+def _train(bench: Bench, subject: Subject, seed: int) -> LinearResult:
+    return bench.once(("linear", subject, seed), lambda: _train_linear(bench, subject, seed))
+
+
+def _train_linear(bench: Bench, subject: Subject, seed: int) -> LinearResult:
+    options = bench.options.linear.model_copy(update={"seed": seed})
+    kept, validation = bench.training(subject) if options.crop == "centre" or bench.options.validation else (None, None)
+    train = kept if kept is not None and options.crop == "centre" else _random_crops(bench, subject, options)
+    return linear_evaluation(
+        train,
+        bench.features("test", subject),
+        options,
+        bench.benchmark.num_classes,
+        validation=validation,
+        device=bench.device,
+        progress=bench.progress,
+    )
+
+
+def _random_crops(bench: Bench, subject: Subject, options: LinearConfig, spec: ViewSpec | None = None) -> EncodedViews:
+    views = bench.benchmark.views(
+        "train",
+        bench.benchmark.spec("random") if spec is None else spec,
+        options.batch_size,
+        shuffle=True,
+        seed=options.seed,
+        ids=None if bench.held_out is None else bench.held_out[0],
+    )
+    return EncodedViews(bench.encoder(subject), views, bench.options.layer, bench.projector(subject))
+
+
+def analysis(scores: Features, facts: SampleFacts) -> dict[str, Any]:
+    """Calibration, and accuracy by subject, camera and length; groups that the source does not tell are left out."""
+    assert np.array_equal(scores.sample_id.numpy(), facts.sample_id), "class scores and facts in different orders"
+    predicted = scores.values.argmax(dim=1)
+    groups = {
+        "subject": torch.from_numpy(facts.subject),
+        "camera": torch.from_numpy(facts.camera),
+        "length": length_group(torch.from_numpy(facts.length)),
+    }
+    return {
+        "calibration": to_jsonable_python(asdict(calibration(scores.values, scores.label))),
+        **{
+            f"by_{name}": _by_group(predicted, scores.label, group)
+            for name, group in groups.items()
+            if (group >= 0).all()
+        },
+    }
+
+
+def _by_group(predicted: Tensor, label: Tensor, group: Tensor) -> dict[str, dict[str, float | int]]:
+    found = accuracy_by_group(predicted, label, group)
+    return {str(name): {"accuracy": accuracy, "samples": count} for name, (accuracy, count) in found.items()}
+
+
+def one_row(options: EvaluateConfig) -> list[Setting]:
+    return [{}]
+
+
+def retrieve(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """The classes of the nearest training samples."""
+    # 1-NN on coordinates is by Euclidean distance, which is what "nearest" means for points in metres
+    options = bench.options.retrieval
+    if subject == "coordinates":
+        options = options.model_copy(update={"metric": "euclidean"})
+    result = retrieval(
+        bench.features("train", subject), bench.features("test", subject), options, bench.benchmark.num_classes
+    )
+    numbers: dict[str, float | int] = {"accuracy": result.accuracy}
+    numbers |= {f"accuracy@{k}": value for k, value in zip(options.k, result.accuracy_at, strict=True) if k > 1}
+    if result.mean_average_precision is not None:
+        numbers["mAP"] = result.mean_average_precision
+    return Scored(numbers, {"per_class": list(result.per_class), "unmatched": result.unmatched})
+
+
+def fusion_lacks(bench: Bench) -> str | None:
+    """Why streams cannot be fused, if so."""
+    named = bench.options.fusion
+    if bench.config.data.stream != "joint":
+        return f"the run is of the stream {bench.config.data.stream}, expected joint"
+    if named.bone is None or named.motion is None:
+        return "--set fusion.bone=RUN and fusion.motion=RUN, the runs of the other streams, are not given"
+    return None
+
+
+def fusion(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """The class scores of three runs, one a stream, added up."""
+    named, own = bench.options.fusion, bench.source.results
+    assert named.bone is not None
+    assert named.motion is not None
+    row = linear_settings(bench.options)[0]
+    places = {"joint": own, "bone": named.bone / "results", "motion": named.motion / "results"}
+    for stream in STREAMS[1:]:
+        found = read_config(places[stream].parent / "config.json").data
+        expected = bench.config.data.model_copy(update={"stream": stream})
+        if (found.dataset, found.protocol, found.stream) != (expected.dataset, expected.protocol, stream):
+            raise ConfigError(
+                f"{places[stream].parent}: found a run on {found.dataset} {found.protocol} {found.stream}, expected"
+                f" {expected.dataset} {expected.protocol} {stream}"
+            )
+    scores = {
+        stream: read_class_scores(class_scores_path(folder, "linear", subject, row))
+        for stream, folder in places.items()
+    }
+    result = fuse(scores, bench.benchmark.num_classes)
+    return Scored(
+        {"accuracy": result.weighted, "equal": result.equal, **result.alone},
+        {"per_class": list(result.weighted_per_class), "equal_per_class": list(result.equal_per_class)},
+    )
+
+
+def occluded_settings(options: EvaluateConfig) -> list[Setting]:
+    return [{"occlusion": kind, "head": head} for kind in options.occluded.kinds for head in ("clean", "occluded")]
+
+
+def occluded(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """The linear protocol on occluded test data, its head trained on clean or on occluded data."""
+    kind = next(kind for kind in bench.options.occluded.kinds if kind == setting["occlusion"])
+    masks = {side: bench.source.results / "occlusion" / f"{side}-{kind}.npz" for side in ("train", "test")}
+    bench.once(("occlusion", kind), lambda: _store_masks(bench, kind, masks))
+    benchmark = bench.benchmark
+    test = bench.encoded(subject, "test", occluded_spec(masks["test"], benchmark.stream, benchmark.frames))
+    seed = bench.options.linear.seed
+    if setting["head"] == "clean":
+        head = _train(bench, subject, seed).head
+        return _by_head(bench, head, test)
+    result = _train_occluded(bench, subject, test, masks["train"])
+    return Scored(
+        {"accuracy": result.last, "best": result.best},
+        {"best_epoch": result.best_epoch, "curve": list(result.curve), "per_class": list(result.per_class)},
+    )
+
+
+def _store_masks(bench: Bench, kind: Any, masks: Mapping[str, Path]) -> None:
+    """Masks are a function of seed and sample id alone: every checkpoint of a benchmark sees the same."""
+    sides: tuple[Side, Side] = ("train", "test")
+    for side in sides:
+        masks[side].parent.mkdir(parents=True, exist_ok=True)
+        ids = torch.from_numpy(bench.benchmark.facts(side).sample_id)
+        bench.options.occluded.store(masks[side], kind, ids, bench.benchmark.frames)
+
+
+def _train_occluded(bench: Bench, subject: Subject, test: Features, masks: Path) -> LinearResult:
+    options, benchmark = bench.options.linear, bench.benchmark
+    spec = occluded_spec(masks, benchmark.stream, benchmark.frames, crop=options.crop)
+    train: Features | EncodedViews
+    if options.crop == "random":
+        train = _random_crops(bench, subject, options, spec)
+    else:
+        train = bench.encoded(subject, "train", spec)
+        if bench.held_out is not None:
+            train = train.only(bench.held_out[0])
+    return linear_evaluation(train, test, options, benchmark.num_classes, device=bench.device, progress=bench.progress)
+
+
+def few_shot_lacks(bench: Bench) -> str | None:
+    """Why no episode can be drawn, if so."""
+    facts = bench.benchmark.facts("test")
+    try:
+        options = bench.options.few_shot.model_copy(update={"episodes": 2})
+        draw_episodes(
+            torch.from_numpy(facts.sample_id), torch.from_numpy(facts.label), options, bench.benchmark.dataset
+        )
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def few_shot_settings(options: EvaluateConfig) -> list[Setting]:
+    return [{"shots": shots} for shots in options.few_shot.shots]
+
+
+def few_shots(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """Episodes of few labelled samples."""
+    results = bench.once(("few shot", subject), lambda: _episodes(bench, subject))
+    result = next(found for found in results if found.shots == setting["shots"])
+    return Scored({"accuracy": result.accuracy, "interval": result.interval}, {"per_episode": list(result.per_episode)})
+
+
+def _episodes(bench: Bench, subject: Subject) -> tuple[FewShotResult, ...]:
+    options, features = bench.options.few_shot, bench.features("test", subject)
+    if options.pool == "all":
+        train = bench.features("train", subject)
+        columns = zip(vars(train).values(), vars(features).values(), strict=True)
+        features = Features(*(torch.cat(column) for column in columns))
+    episodes = draw_episodes(features.sample_id, features.label, options, bench.benchmark.dataset)
+    write_episodes(bench.source.results / "episodes.npz", episodes)
+    return few_shot(features, episodes, options, progress=bench.progress)
+
+
+def robustness_settings(options: EvaluateConfig) -> list[Setting]:
+    levels = options.robustness.specs("joint", up="y")
+    rows: list[Setting] = [{"curve": curve, "level": level} for curve, views in levels.items() for level in views]
+    return [{"curve": "clean", "level": 0.0}, *rows]
+
+
+def robustness(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """A head trained on clean data and scored on degraded data."""
+    benchmark, options = bench.benchmark, bench.options.robustness
+    spec = benchmark.spec("centre")
+    if setting["curve"] != "clean":
+        specs = options.specs(benchmark.stream, benchmark.frames, up=up_axis(benchmark.manifest.recipe_steps))
+        views = next(views for curve, views in specs.items() if curve == setting["curve"])
+        spec = views[float(setting["level"])]
+    return _by_clean_head(bench, subject, spec, options.seed)
+
+
+def early_settings(options: EvaluateConfig) -> list[Setting]:
+    return [{"seen": ratio} for ratio in options.early.ratios]
+
+
+def early(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """A head trained on whole actions and scored on their beginnings."""
+    specs = bench.options.early.specs(bench.benchmark.stream, bench.benchmark.frames)
+    return _by_clean_head(bench, subject, specs[float(setting["seen"])], 0)
+
+
+def _by_clean_head(bench: Bench, subject: Subject, spec: ViewSpec, seed: int) -> Scored:
+    test = bench.encoded(subject, "test", spec, seed=seed)
+    return _by_head(bench, _train(bench, subject, bench.options.linear.seed).head, test)
+
+
+def _by_head(bench: Bench, head: nn.Linear, test: Features) -> Scored:
+    predicted = score(head, test.values.cpu()).argmax(dim=1)
+    accuracy, per_class = accuracies(predicted, test.label.cpu(), bench.benchmark.num_classes)
+    return Scored({"accuracy": accuracy}, {"per_class": list(per_class)})

@@ -1,0 +1,88 @@
+"""The downstream tasks by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.tasks import detect, frozen, tuned
+from flows.tasks.bench import Bench, Scored, Subject
+from flows.tasks.config import EvaluateConfig
+from models.evaluation.results import Setting
+
+_BOTH: tuple[Subject, ...] = ("trained", "random encoder")
+_ALL: tuple[Subject, ...] = (*_BOTH, "coordinates")
+
+
+def _always(bench: Bench) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A downstream task.
+
+    Attributes:
+        settings: the rows of the task, for each subject; each is scored, stored and resumed by itself.
+        score: scores one of them.
+        parts: names of the options in `EvaluateConfig` that change its numbers.
+        subjects: what is scored; with `baselines=false` the first alone.
+        shown: scores of a table, those there are.
+        lacks: why the task cannot be run here; None when it can.
+    """
+
+    settings: Callable[[EvaluateConfig], list[Setting]]
+    score: Callable[[Bench, Subject, Setting], Scored]
+    parts: tuple[str, ...]
+    subjects: tuple[Subject, ...] = _BOTH
+    shown: tuple[str, ...] = ("accuracy", "best", "chosen")
+    lacks: Callable[[Bench], str | None] = _always
+
+    def options(self, config: EvaluateConfig, subject: Subject) -> dict[str, Any]:
+        """Everything that changes its numbers, as JSON has it; options of the first part stand at the top."""
+        own, *others = (_dumped(getattr(config, part)) for part in self.parts)
+        # see `frozen.retrieve`
+        changed = {"metric": "euclidean"} if subject == "coordinates" and "metric" in own else {}
+        return {**own, **changed, **dict(zip(self.parts[1:], others, strict=True)), "test_crop": "centre 0.95"}
+
+
+def _dumped(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+_HEAD = ("linear", "layer", "validation")
+
+TASKS: dict[str, Task] = {
+    "linear": Task(frozen.linear_settings, frozen.linear, _HEAD),
+    "retrieval": Task(frozen.one_row, frozen.retrieve, ("retrieval", "layer"), _ALL, ("accuracy", "mAP")),
+    "few_shot": Task(
+        frozen.few_shot_settings,
+        frozen.few_shots,
+        ("few_shot", "layer"),
+        _ALL,
+        ("accuracy", "interval"),
+        frozen.few_shot_lacks,
+    ),
+    "occluded": Task(frozen.occluded_settings, frozen.occluded, ("occluded", *_HEAD)),
+    "robustness": Task(frozen.robustness_settings, frozen.robustness, ("robustness", *_HEAD)),
+    "early": Task(frozen.early_settings, frozen.early, ("early", *_HEAD)),
+    "finetune": Task(tuned.finetune_settings, tuned.tune, ("finetune", "validation")),
+    "semi": Task(tuned.semi_settings, tuned.semi, ("semi", "finetune", "validation")),
+    "transfer": Task(tuned.transfer_settings, tuned.transfer, ("transfer", "finetune"), lacks=tuned.transfer_lacks),
+    "detection": Task(
+        detect.detection_settings,
+        detect.detection,
+        ("detection",),
+        shown=("mAP@0.1", "mAP@0.3", "mAP@0.5", "mAP_action@0.5"),
+        lacks=detect.detection_lacks,
+    ),
+    "fusion": Task(
+        frozen.one_row,
+        frozen.fusion,
+        ("fusion", *_HEAD),
+        ("trained",),
+        ("accuracy", "equal", "joint", "bone", "motion"),
+        frozen.fusion_lacks,
+    ),
+}

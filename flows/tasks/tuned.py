@@ -1,0 +1,138 @@
+"""Tasks that train the whole network: fine-tuning, with few labels, and on another data set."""
+
+from contextlib import ExitStack, closing
+from typing import Any
+
+import numpy as np
+
+from flows.tasks.bench import Bench, Benchmark, Ids, Scored, Subject, each, repeats
+from flows.tasks.config import EvaluateConfig
+from models.evaluation.finetune import FinetuneConfig, FinetuneResult, finetune
+from models.evaluation.results import Setting
+from models.evaluation.subsets import Subset, SubsetLists, draw_subset, write_subsets
+from shards.errors import StoreError
+
+
+def finetune_settings(options: EvaluateConfig) -> list[Setting]:
+    return repeats(options.finetune.seed, options)
+
+
+def tune(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """The whole network on all labels."""
+    return _scored(_tuned(bench, bench.benchmark, subject, bench.held_out or (None, None), int(setting["seed"])))
+
+
+def semi_settings(options: EvaluateConfig) -> list[Setting]:
+    semi = options.semi
+    return [
+        {"sampling": sampling, "fraction": fraction, "draw": draw}
+        for sampling in semi.sampling
+        for fraction in semi.fractions
+        for draw in range(semi.draws)
+    ]
+
+
+def semi(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """The whole network on a share of the labels."""
+    lists = bench.once("semi", lambda: _draw_subsets(bench))
+    wanted = (setting["sampling"] == "stratified", setting["fraction"], setting["draw"])
+    subset = next(found for found in lists if (found.stratified, found.fraction, found.seed) == wanted)
+    ids = np.array(subset.sample_id, dtype=np.int64)
+    held_out = None if bench.held_out is None else bench.held_out[1]
+    result = _tuned(bench, bench.benchmark, subject, (ids, held_out), bench.options.finetune.seed)
+    more = {"samples": len(ids), "missing_classes": list(subset.missing_classes)}
+    return _scored(result, more)
+
+
+def _draw_subsets(bench: Bench) -> tuple[Subset, ...]:
+    """All draws, written out before any training."""
+    options, facts, benchmark = bench.options.semi, bench.benchmark.facts("train"), bench.benchmark
+    kept = None if bench.held_out is None else bench.held_out[0]
+    rows = np.arange(len(facts)) if kept is None else np.flatnonzero(np.isin(facts.sample_id, kept))
+    subsets = tuple(
+        draw_subset(
+            facts.label[rows],
+            facts.sample_id[rows],
+            benchmark.num_classes,
+            fraction,
+            stratified=sampling == "stratified",
+            seed=draw,
+            key=facts.key[rows].tolist(),
+        )
+        for sampling in options.sampling
+        for fraction in options.fractions
+        for draw in range(options.draws)
+    )
+    lists = SubsetLists(dataset=benchmark.dataset, protocol=benchmark.protocol, subsets=subsets)
+    write_subsets(bench.source.results / "semi-subsets.json", lists)
+    return subsets
+
+
+def transfer_lacks(bench: Bench) -> str | None:
+    """Why the network cannot be transferred, if so."""
+    target = bench.options.transfer
+    if target.dataset == bench.benchmark.dataset:
+        return f"the run is on {target.dataset} itself: choose another by --set transfer.dataset=NAME"
+    try:
+        _target(bench)
+    except StoreError as error:
+        return str(error)
+    return None
+
+
+def transfer_settings(options: EvaluateConfig) -> list[Setting]:
+    return repeats(options.finetune.seed, options)
+
+
+def transfer(bench: Bench, subject: Subject, setting: Setting) -> Scored:
+    """The whole network on another data set."""
+    target = _target(bench)
+    more = {"fingerprint": target.manifest.fingerprint, "dataset": target.dataset, "protocol": target.protocol}
+    return _scored(_tuned(bench, target, subject, (None, None), int(setting["seed"])), more)
+
+
+def _target(bench: Bench) -> Benchmark:
+    named = bench.options.transfer
+    return bench.once("transfer", lambda: bench.other(named.dataset, named.protocol, named.data))
+
+
+def _tuned(
+    bench: Bench, benchmark: Benchmark, subject: Subject, sides: tuple[Ids | None, Ids | None], seed: int
+) -> FinetuneResult:
+    options: FinetuneConfig = bench.options.finetune.model_copy(update={"seed": seed})
+    ids, held_out = sides
+    with ExitStack() as stack:
+        random, centre = benchmark.spec("random"), benchmark.spec("centre")
+        train = benchmark.views("train", random, options.batch_size, shuffle=True, seed=seed, ids=ids)
+        stack.enter_context(closing(train))
+        test = stack.enter_context(closing(benchmark.views("test", centre, bench.options.batch_size)))
+        validation = None
+        if held_out is not None:
+            views = benchmark.views("train", centre, bench.options.batch_size, ids=held_out)
+            validation = each(stack.enter_context(closing(views)))
+        return finetune(
+            bench.encoder(subject),
+            train,
+            each(test),
+            options,
+            benchmark.num_classes,
+            validation=validation,
+            device=bench.device,
+            progress=bench.progress,
+        )
+
+
+def _scored(result: FinetuneResult, more: dict[str, Any] | None = None) -> Scored:
+    numbers: dict[str, float | int] = {"accuracy": result.last, "best": result.best}
+    if result.chosen is not None:
+        numbers["chosen"] = result.chosen
+    details = {
+        "best_epoch": result.best_epoch,
+        "chosen_epoch": result.chosen_epoch,
+        "scored_epochs": list(result.scored_epochs),
+        "curve": list(result.curve),
+        "validation_curve": None if result.validation_curve is None else list(result.validation_curve),
+        "per_class": list(result.per_class),
+        **(more or {}),
+    }
+    return Scored(numbers, details)
