@@ -45,6 +45,60 @@ def curves(series: Mapping[str, Sequence[float]], title: str, stage: tuple[int, 
     return _svg(figure)
 
 
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, x: str, y: str = "accuracy, %") -> str:
+    """Lines through points (x, y), as an SVG element.
+
+    Args:
+        series: name -> points, by ascending x.
+        title: stands above.
+        x, y: what the axes show.
+    """
+    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    axes = figure.subplots()
+    for name, points in series.items():
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker=".")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+def matrix(values: npt.NDArray[np.float64], title: str) -> str:
+    """A square matrix of shares 0..1 as an SVG element: rows downwards, columns to the right, both from 0."""
+    figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    figure.colorbar(image, shrink=0.8)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("class")
+    axes.set_title(title, fontsize=10)
+    return _svg(figure)
+
+
+def timeline(rows: Mapping[str, Sequence[tuple[float, float, int]]], title: str) -> str:
+    """Labelled intervals as bars, a line of bars for each name, as an SVG element; one colour a class.
+
+    Args:
+        rows: name -> (start, stop, class) in frames.
+        title: stands above.
+    """
+    figure = Figure(figsize=(9.6, 0.9 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    colours = mpl.colormaps["tab20"]
+    for place, bars in enumerate(rows.values()):
+        for start, stop, label in bars:
+            axes.barh(place, stop - start, left=start, height=0.7, color=colours(label % 20), linewidth=0)
+            axes.text((start + stop) / 2, place, str(label), ha="center", va="center", fontsize=6, clip_on=True)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel("frame")
+    axes.set_title(title, fontsize=10)
+    return _svg(figure)
+
+
 def strip(view: npt.NDArray[np.float32], visible: npt.NDArray[np.bool_] | None, up: int) -> str:
     """A sequence as a row of poses, as an SVG element.
 

@@ -1,6 +1,7 @@
 """Detection of actions in untrimmed videos."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from shards.batch import EpochViews, Views
 from shards.errors import SkelstreamError
 from shards.manifest import write_atomic
 from shards.places import Place
+
+EVENTS = "detections"
+"""Folder of the actions that were found, and of the true ones."""
 
 
 def detection_lacks(bench: Bench) -> str | None:
@@ -57,7 +61,9 @@ def detection(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     )
     found = concatenate([_find(bench, detector, test, number, options) for number in range(len(test))])
     truth = Events.of(*test.actions().T)
-    _write_events(bench, subject, seed, test, found)
+    folder_of_events = bench.source.results / EVENTS
+    _write_events(folder_of_events / "truth.csv", test, truth)
+    _write_events(folder_of_events / f"{subject.replace(' ', '-')}-seed-{seed}.csv", test, found)
     return _scores(test, truth, found, options)
 
 
@@ -119,9 +125,8 @@ def _scores(videos: Videos, truth: Events, found: Events, options: DetectionTask
     return Scored(scores, details)
 
 
-def _write_events(bench: Bench, subject: Subject, seed: int, videos: Videos, found: Events) -> None:
-    """What was found, as text that any tool can read: video, class (from 1), first frame, stop frame, score."""
-    path = bench.source.results / "detections" / f"{subject.replace(' ', '-')}-seed-{seed}.csv"
+def _write_events(path: Path, videos: Videos, found: Events) -> None:
+    """Actions as text that any tool can read: video, class (from 1), first frame, stop frame, score."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = zip(found.video, found.label, found.start, found.end, found.score, strict=True)
     lines = [f"{videos.keys[video]},{label},{start},{end},{score:.6f}" for video, label, start, end, score in rows]

@@ -12,6 +12,8 @@ import torch
 import flows.evaluate
 from flows.evaluate import EvaluateOptions, evaluate, finished, left_out, table
 from flows.pretrain import PretrainOptions, pretrain
+from flows.report import write_report
+from flows.score_figures import score_figures
 from flows.tasks.registry import TASKS
 from models.evaluation.class_scores import read_class_scores
 from models.evaluation.episodes import read_episodes
@@ -224,6 +226,33 @@ def test_three_streams_are_fused_from_the_class_scores_of_three_runs(
         )
 
 
+def test_the_figures_of_the_report_show_what_the_tasks_found(
+    scored: Path, results: dict[str, list[TaskResult]]
+) -> None:
+    figures = score_figures(scored / "results", [row for rows in results.values() for row in rows])
+    titles = [
+        "robustness: noise",
+        "robustness: missing_joints",
+        "robustness: rotated",
+        "early prediction",
+        "fine-tuned with few labels, mean of the draws",
+        "linear: confusions, share of a class",
+        "linear: reliability, expected calibration error",
+    ]
+    assert len(figures) == len(titles)
+    for figure, title in zip(figures, titles, strict=True):
+        assert figure.startswith("<svg")
+        assert title in figure
+    assert score_figures(scored / "results", results["retrieval"]) == []
+
+
+def test_a_report_with_all_tasks_is_one_page(scored: Path, tmp_path: Path) -> None:
+    text = write_report(scored, tmp_path / "report.html").read_text(encoding="utf-8")
+    for task in ("linear", "retrieval", "few_shot", "occluded", "robustness", "early", "finetune", "semi"):
+        assert f"<tr><td>{task}</td>" in text
+    assert "fine-tuned with few labels" in text
+
+
 def test_detection_and_transfer_use_the_stores_beside_the_runs(run: Path, store: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(store, data / store.name)
@@ -246,3 +275,6 @@ def test_detection_and_transfer_use_the_stores_beside_the_runs(run: Path, store:
     lines = (tmp_path / "run" / "results" / "detections" / "trained-seed-0.csv").read_text().splitlines()
     assert lines[0] == "video,class,start,stop,score"
     assert len(lines) == 1 + int(rows[0].details["detections"])  # type: ignore[arg-type]  # a count
+    figures = score_figures(tmp_path / "run" / "results", rows)
+    assert len(figures) == min(3, int(rows[0].details["videos"]))  # type: ignore[call-overload]  # a count
+    assert all("detection: " in figure and "truth" in figure for figure in figures)
