@@ -8,7 +8,10 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from shards.skeleton import PARENTS
@@ -68,10 +71,16 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, x: st
 
 def matrix(values: npt.NDArray[np.float64], title: str) -> str:
     """A square matrix of shares 0..1 as an SVG element: rows downwards, columns to the right, both from 0."""
-    figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(4.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-    figure.colorbar(image, shrink=0.8)
+    # squares and no image, which would be a picture inside the picture; most entries are zero and need none
+    rows, columns = values.nonzero()
+    squares = [Rectangle((column, row), 1, 1) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)]
+    shares = values[rows, columns]
+    axes.add_collection(PatchCollection(squares, array=shares, cmap="Blues", norm=Normalize(-0.1, 1), linewidth=0))
+    axes.set_xlim(0, values.shape[1])
+    axes.set_ylim(values.shape[0], 0)
+    axes.set_aspect("equal")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
     axes.set_title(title, fontsize=10)

@@ -18,7 +18,7 @@ from flows.run_folder import read_run, versions
 from flows.tasks.bench import Bench, Benchmark, Source, Subject
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
-from flows.tasks.summary import lines
+from flows.tasks.summary import lines, subjects
 from models.evaluation.results import Setting, TaskResult, hardware, read_results, write_results
 from models.training.checkpoint import latest_checkpoint
 from shards.errors import CheckpointError, ConfigError
@@ -206,8 +206,11 @@ def _run(bench: Bench, name: str, subject: Subject, setting: Setting) -> TaskRes
 
 def table(results: Sequence[TaskResult]) -> str:
     """The scores as aligned text, in per cent; mean and standard deviation over seeds and draws."""
-    rows = [("task", "features", "setting", "scores"), *(line[:4] for line in lines(results))]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    found = lines(results)
+    names = subjects(found)
+    rows = [("task", "setting", *names)]
+    rows += [(line.task, line.setting, *(line.scores.get(name, "") for name in names)) for line in found]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

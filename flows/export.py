@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from flows.config import PretrainConfig, first_difference, read_config, validated
 from flows.importing import read_import
 from flows.run_folder import RunRecord, read_run
-from flows.tasks.summary import lines, stored
+from flows.tasks.summary import lines, stored, subjects
 from flows.whole_folder import whole_folder
 from models.encoders.gru import GRUEncoder
 from models.exchange.export import FILE, Provenance, encoder_from_state, write_encoder
@@ -90,7 +90,8 @@ def _card(run: Path, path: Path, config: PretrainConfig, record: RunRecord, chec
         sha256=sha256,
         imported=read_import(run),
         steps=recipe(record.recipe, dataset(config.data.dataset).source).steps,
-        scores=lines(own),
+        lines=lines(own),
+        subjects=subjects(lines(own)),
         other_scores=len(results) - len(own),
         encoder=config.objective.encoder,
         features=2 * config.objective.encoder.hidden,

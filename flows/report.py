@@ -19,7 +19,7 @@ from flows.drawing import curves, strip
 from flows.options import LoaderOptions
 from flows.run_folder import RunRecord, read_run
 from flows.score_figures import score_figures
-from flows.tasks.summary import lines, stored
+from flows.tasks.summary import lines, stored, subjects
 from models.training.runlog import read_log
 from pipelines.loaders.split import Split, open_split
 from pipelines.views.layout import unflatten
@@ -68,7 +68,8 @@ def write_report(run: Path, out: Path) -> Path:
     page = environment.get_template("report.html").render(
         title=f"{config.method} on {config.data.dataset} {config.data.protocol}, {config.data.stream}",
         facts=_facts(config, record, manifest),
-        results=lines(results),
+        lines=lines(results),
+        subjects=subjects(lines(results)),
         score_figures=score_figures(run / "results", results),
         curves=run_curves(run, config.train.epochs),
         sequences=_sequences(folder, config, _up(manifest)),

@@ -19,13 +19,12 @@ _NUMBERED = ("seed", "linear.seed", "finetune.seed")
 
 
 class Line(NamedTuple):
-    """A measurement: what was scored, how, and the scores in per cent."""
+    """A measurement: how it was made, and of each subject its scores in per cent."""
 
     task: str
-    features: str
     setting: str
-    scores: str
     options: str
+    scores: dict[str, str]
 
 
 def stored(folder: Path) -> list[TaskResult]:
@@ -46,17 +45,25 @@ def stored(folder: Path) -> list[TaskResult]:
 
 
 def lines(results: Sequence[TaskResult]) -> list[Line]:
-    """Of all results, in their order."""
-    groups: dict[tuple[str, str, str, str], list[TaskResult]] = {}
+    """Of all results, in their order; the subjects of a measurement side by side."""
+    found: dict[tuple[str, str, str], dict[str, list[TaskResult]]] = {}
     for result in results:
-        setting = ", ".join(f"{name} {value}" for name, value in result.setting.items() if name not in REPEATED)
-        groups.setdefault((result.task, result.subject, setting, options_text(result)), []).append(result)
-    found = []
-    for (task, subject, setting, options), rows in groups.items():
-        names = [name for name in TASKS[task].shown if name in rows[0].scores]
-        scores = ", ".join(f"{name} {percent([row.scores[name] for row in rows])}" for name in names)
-        found.append(Line(task, subject, setting, scores, options))
-    return found
+        setting = ", ".join(f"{name} {value}" for name, value in sorted(result.setting.items()) if name not in REPEATED)
+        subjects = found.setdefault((result.task, setting, options_text(result)), {})
+        subjects.setdefault(result.subject, []).append(result)
+    return [Line(*key, {name: _scores(rows) for name, rows in subjects.items()}) for key, subjects in found.items()]
+
+
+def subjects(found: Sequence[Line]) -> list[str]:
+    """Whose scores there are."""
+    return list(dict.fromkeys(name for line in found for name in line.scores))
+
+
+def _scores(rows: Sequence[TaskResult]) -> str:
+    """Of repetitions; the first score needs no name where it is the accuracy."""
+    names = [name for name in TASKS[rows[0].task].shown if name in rows[0].scores]
+    texts = [(name, percent([row.scores[name] for row in rows])) for name in names]
+    return ", ".join(text if name == "accuracy" else f"{name} {text}" for name, text in texts)
 
 
 def percent(values: Sequence[float]) -> str:

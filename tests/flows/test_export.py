@@ -112,18 +112,15 @@ def test_the_card_has_the_scores_of_this_checkpoint_and_of_no_other(
 ) -> None:
     card = (exported / "README.md").read_text()
     rows = json.loads((scored / "results" / "retrieval.json").read_text())["results"]
-    for row in rows:
-        assert (
-            f"| retrieval | {row['subject']} |  | accuracy {100 * row['scores']['accuracy']:.1f} % | published |"
-            in card
-        )
+    cells = [f"{100 * row['scores']['accuracy']:.1f} %" for row in rows]
+    assert f"| retrieval |  | {' | '.join(cells)} | published |" in card
+    assert "| task | setting | trained | random encoder | coordinates | options |" in card
     assert "another checkpoint" not in card
     shutil.copytree(scored, tmp_path / "run")
     results = tmp_path / "run" / "results" / "retrieval.json"
     results.write_text(results.read_text().replace(rows[0]["checkpoint_sha256"], "0" * 64))
     other = (export(tmp_path / "run", None, tmp_path / "out") / "README.md").read_text()
-    assert "| retrieval | trained" not in other
-    assert "| retrieval | coordinates" in other
+    assert "| task | setting | random encoder | coordinates | options |" in other
     assert "belong to another checkpoint and are left out: 1." in other
 
 
