@@ -22,8 +22,6 @@ from shards.manifest import write_atomic
 from shards.schema import UNKNOWN
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2)
-SEEDS = (0, 1, 2, 3, 4)
-"""Of the five draws of each fraction."""
 
 Numbers = npt.NDArray[np.int64]
 Natural = Annotated[int, Field(ge=0, strict=True)]

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from models.evaluation.subsets import (
     FRACTIONS,
-    SEEDS,
     Numbers,
     Subset,
     SubsetLists,
@@ -124,9 +123,8 @@ def test_seeds_draw_differently_and_every_sample_has_its_chance() -> None:
     assert counts.std() == pytest.approx(math.sqrt(60 * 0.2 * 0.8), rel=0.15)
 
 
-def test_the_published_fractions_are_drawn_five_times() -> None:
+def test_the_published_fractions_are_the_default() -> None:
     assert FRACTIONS == (0.01, 0.05, 0.1, 0.2)
-    assert SEEDS == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, math.nan])
@@ -204,7 +202,7 @@ def lists() -> SubsetLists:
         draw_subset(label, sample_id, CLASSES, fraction, stratified=stratified, seed=seed, key=key)
         for fraction in (0.05, 0.2)
         for stratified in (True, False)
-        for seed in SEEDS
+        for seed in range(5)
     ]
     return SubsetLists(dataset="ntu60", protocol="xsub", subsets=tuple(subsets))
 
