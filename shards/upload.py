@@ -129,7 +129,8 @@ def _send(folder: Path, target: UPath, entry: FileEntry) -> None:
     try:
         url.fs.put_file(str(folder / entry.path), url.path)
         url.fs.invalidate_cache()
-        info = url.fs.info(url.path)
+        # asked anew: another thread may have put a listing from before into the cache that they share
+        info = url.fs.info(url.path, refresh=True)
         same = info.get("size") == entry.bytes and (_stated_md5(info) == md5 or sha256_file(url) == entry.sha256)
     except failures(url) as error:
         raise StoreError(f"{url}: found no way to upload ({error}), expected a folder that can be written") from error
