@@ -34,8 +34,6 @@ from shards.skeleton import NUM_JOINTS
 OcclusionKind = Literal["spatial", "temporal"]
 Curve = Literal["noise", "missing_joints", "shorter", "rotated"]
 
-CURVES: tuple[Curve, ...] = ("noise", "missing_joints", "shorter", "rotated")
-
 
 def _different(levels: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(levels)) < len(levels):
