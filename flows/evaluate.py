@@ -64,7 +64,7 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
     done = finished(options)
     if done is not None:
         return done
-    bench = _bench(options, progress)
+    bench = _bench(options, _source(options), progress=progress)
     results = []
     for name in _tasks(options, bench):
         results += _score(bench, name)
@@ -79,7 +79,7 @@ def finished(options: EvaluateOptions) -> list[TaskResult] | None:
         CheckpointError: the run has no checkpoint.
     """
     config, source = options.resolve(), _source(options)
-    names = _tasks(options, _bench(options, progress=False)) if options.tasks == (ALL,) else options.tasks
+    names = _tasks(options, _bench(options, source)) if options.tasks == (ALL,) else options.tasks
     results = []
     for name in names:
         rows, wanted = _stored(config, name, source), _wanted(config, name)
@@ -94,7 +94,7 @@ def left_out(options: EvaluateOptions) -> dict[str, str]:
     """The tasks that "all" leaves out here, and why."""
     if options.tasks != (ALL,):
         return {}
-    bench = _bench(options, progress=False)
+    bench = _bench(options, _source(options))
     reasons = {name: known.lacks(bench) for name, known in TASKS.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
@@ -109,7 +109,7 @@ def _tasks(options: EvaluateOptions, bench: Bench) -> tuple[str, ...]:
     return options.tasks
 
 
-def _bench(options: EvaluateOptions, progress: bool) -> Bench:
+def _bench(options: EvaluateOptions, source: Source, *, progress: bool = False) -> Bench:
     config, record = read_config(options.run / "config.json"), read_run(options.run)
     data = config.data
     benchmark = Benchmark(
@@ -122,7 +122,7 @@ def _bench(options: EvaluateOptions, progress: bool) -> Bench:
         loader=options.loader,
         device=pick_device(options.device),
     )
-    return Bench(options.run, config, options.resolve(), benchmark, _source(options), progress=progress)
+    return Bench(options.run, config, options.resolve(), benchmark, source, progress=progress)
 
 
 def _source(options: EvaluateOptions) -> Source:

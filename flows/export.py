@@ -73,6 +73,7 @@ def _card(run: Path, path: Path, config: PretrainConfig, record: RunRecord, chec
     folders = (run / "results", *sorted((run / "results").glob("epoch_*/")))
     results = [result for folder in folders for result in stored(folder)]
     own = [result for result in results if result.checkpoint_sha256 in (sha256, None)]
+    scores = lines(own)
     # a card is Markdown: nothing to escape
     environment = Environment(
         loader=PackageLoader("flows"),
@@ -90,8 +91,8 @@ def _card(run: Path, path: Path, config: PretrainConfig, record: RunRecord, chec
         sha256=sha256,
         imported=read_import(run),
         steps=recipe(record.recipe, dataset(config.data.dataset).source).steps,
-        lines=lines(own),
-        subjects=subjects(lines(own)),
+        lines=scores,
+        subjects=subjects(scores),
         other_scores=len(results) - len(own),
         encoder=config.objective.encoder,
         features=2 * config.objective.encoder.hidden,

@@ -65,11 +65,12 @@ def write_report(run: Path, out: Path) -> Path:
         raise StoreError(f"{folder}: found fingerprint {manifest.fingerprint}, expected {record.fingerprint} of {run}")
     environment = Environment(loader=PackageLoader("flows"), autoescape=select_autoescape(), trim_blocks=True)
     results = stored(run / "results")
+    scores = lines(results)
     page = environment.get_template("report.html").render(
         title=f"{config.method} on {config.data.dataset} {config.data.protocol}, {config.data.stream}",
         facts=_facts(config, record, manifest),
-        lines=lines(results),
-        subjects=subjects(lines(results)),
+        lines=scores,
+        subjects=subjects(scores),
         score_figures=score_figures(run / "results", results),
         curves=run_curves(run, config.train.epochs),
         sequences=_sequences(folder, config, _up(manifest)),

@@ -19,6 +19,7 @@ from models.evaluation.features import Features, encode, extract_features, froze
 from models.evaluation.linear import linear_head
 from models.evaluation.metrics import accuracies, check_labels
 from models.training.divergence import DivergenceError
+from models.training.schedule import stepped_rate
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError
 
@@ -124,7 +125,7 @@ def finetune(
     epochs, curve, validation_curve = [], [], []
     with tqdm(total=config.epochs, desc="fine-tuning", unit="epoch", disable=not progress) as bar:
         for epoch in range(config.epochs):
-            rate = config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+            rate = stepped_rate(config.lr, config.gamma, config.milestones, epoch)
             _train_epoch(model, optimizer, rate, train, epoch, num_classes, device)
             if (epoch + 1) % config.score_every == 0 or epoch + 1 == config.epochs:
                 accuracy, per_class, logits = _score(model, test, "test split", num_classes, device)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from models.evaluation.features import Features, Layer, encode, frozen
 from models.evaluation.metrics import accuracies, check_labels
+from models.training.schedule import stepped_rate
 from shards.batch import EpochViews
 from shards.errors import ConfigError, SkelstreamError
 
@@ -137,7 +138,7 @@ def linear_evaluation(
     with tqdm(total=config.epochs, desc=f"linear, {config.crop} crop", unit="epoch", disable=not progress) as bar:
         for epoch in range(config.epochs):
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+                group["lr"] = stepped_rate(config.lr, config.gamma, config.milestones, epoch)
             _train_epoch(head, optimizer, batches(epoch))
             for where, features in scored.items():
                 curves[where].append(_accuracy(score(head, features.values), features.label, epoch))

@@ -136,7 +136,11 @@ def calibration(logits: Tensor, label: Tensor, bins: int = 15) -> Calibration:
     probability = logits.softmax(dim=1)
     confidence, predicted = probability.max(dim=1)
     table = _reliability(confidence, predicted == label, bins)
-    gaps = [row.count * abs(row.accuracy - row.confidence) for row in table if row.accuracy is not None]  # type: ignore[operator]
+    gaps = [
+        row.count * abs(row.accuracy - row.confidence)
+        for row in table
+        if row.accuracy is not None and row.confidence is not None
+    ]
     one_hot = F.one_hot(label, logits.shape[1])
     return Calibration(
         expected_error=math.fsum(gaps) / len(label),

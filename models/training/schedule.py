@@ -1,6 +1,7 @@
 """The schedule of a run: its options, the learning rate of each step, and which options may change when it goes on."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -109,7 +110,12 @@ def learning_rate(config: TrainConfig, epoch: int, step: int, epoch_steps: int) 
     if config.schedule == "cosine":
         done = (position - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
         return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-    return config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    return stepped_rate(config.lr, config.gamma, config.milestones, epoch)
+
+
+def stepped_rate(lr: float, gamma: float, milestones: Sequence[int], epoch: int) -> float:
+    """The rate of an epoch (from 0): `lr`, multiplied by `gamma` once more from each milestone on."""
+    return lr * gamma ** sum(epoch >= milestone for milestone in milestones)
 
 
 # what decides only which files a run writes, and when it stops

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from models.evaluation.detection.segments import PostProcessing
 from models.evaluation.features import encode, frozen
 from models.evaluation.metrics import check_labels
+from models.training.schedule import stepped_rate
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError, SkelstreamError
 
@@ -299,7 +300,7 @@ def _fit(
     )
     for epoch in tqdm(range(config.epochs), desc="detector", unit="epoch", disable=not progress):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+            group["lr"] = stepped_rate(config.lr, config.gamma, config.milestones, epoch)
         for values, label in batches(epoch):
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(head(values), label).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

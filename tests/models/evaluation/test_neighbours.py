@@ -52,7 +52,7 @@ def ranking(gallery: Tensor, query: Tensor, metric: Metric, count: int) -> list[
         return Fraction(-product * abs(product), sum(b * b for b in g) or 1)
 
     rows, points = gallery.int().tolist(), query.int().tolist()
-    return [sorted(range(len(rows)), key=lambda row, q=q: farness(q, rows[row]))[:count] for q in points]  # type: ignore[misc]
+    return [sorted(range(len(rows)), key=lambda row, q=q: farness(q, rows[row]))[:count] for q in points]  # type: ignore[misc]  # of q=q
 
 
 def test_cosine_ignores_length_and_euclidean_does_not() -> None:
