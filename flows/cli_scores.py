@@ -53,16 +53,22 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _add_compare(commands: Any) -> None:
-    sub = command(commands, "compare", _compare, "print the scores of several runs in one table, beside published ones")
+    sub = command(commands, "compare", _compare, "print the scores of several runs side by side, beside published ones")
     sub.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="a scored run, or a file of its results")
     sub.add_argument("--baselines", action="store_true", help="also the encoders before training")
+    sub.add_argument(
+        "--pool-seeds", action="store_true", help="runs that differ in nothing but the seed become one: mean, deviation"
+    )
     sub.add_argument("--format", choices=["markdown", "csv", "latex"], default="markdown", help="default: %(default)s")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from flows.compare import compare, load, write
+    from flows.compare import compare, load, pool_seeds, write
 
-    print(write(compare(load(options.results), baselines=options.baselines), options.format), end="")
+    runs = load(options.results)
+    if options.pool_seeds:
+        runs = pool_seeds(runs)
+    print(write(compare(runs, baselines=options.baselines), options.format), end="")
 
 
 def _add_report(commands: Any) -> None:

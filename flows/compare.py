@@ -1,12 +1,16 @@
-"""`skelstream compare`: results of several runs in one table, beside published figures, where they compare."""
+"""`skelstream compare`: results of several runs in one table a task, beside published figures, where they compare."""
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.config import read_config
 from flows.published import PUBLISHED, Published
 from flows.tasks.registry import TASKS
 from flows.tasks.summary import REPEATED, changes, conditions, percent, stored
@@ -27,24 +31,31 @@ class Column:
     score: str
 
     @property
+    def table(self) -> str:
+        """What the table of its like is called."""
+        return f"{self.task} {self.dataset} {self.protocol}"
+
+    @property
     def title(self) -> str:
+        """What tells it apart in that table."""
         setting = ", ".join(f"{name} {value}" for name, value in self.setting)
-        score = "" if self.score == "accuracy" else self.score
-        return " ".join(filter(None, (self.task, self.dataset, self.protocol, setting, score)))
+        return " ".join(filter(None, (setting, "" if self.score == "accuracy" and setting else self.score)))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of text.
+    """Figures side by side.
 
     Attributes:
-        header: titles of the columns; the first is that of the rows' names.
-        rows: name, then a cell for each column.
+        names: runs, then published methods.
+        columns: what was measured, task by task.
+        values: shares of 1, one for each repetition; where there is none, nothing.
         notes: what the reader has to know of it.
     """
 
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...]
+    columns: tuple[Column, ...]
+    values: Mapping[tuple[str, Column], Sequence[float]]
     notes: tuple[str, ...]
 
 
@@ -65,6 +76,28 @@ def load(paths: Sequence[Path]) -> dict[str, list[TaskResult]]:
     return found
 
 
+def pool_seeds(runs: Mapping[str, Sequence[TaskResult]]) -> dict[str, list[TaskResult]]:
+    """Runs that were trained alike but for their seed as one, with the results of all.
+
+    Args:
+        runs: folder of a run -> results.
+
+    Raises:
+        ConfigError: a folder holds no run.
+    """
+    found: dict[str, list[str]] = {}
+    for name in runs:
+        config = read_config(Path(name) / "config.json").model_dump(mode="json")
+        del config["train"]["seed"]
+        found.setdefault(json.dumps(config, sort_keys=True), []).append(name)
+    return {
+        names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more": [
+            result for name in names for result in runs[name]
+        ]
+        for names in found.values()
+    }
+
+
 def compare(runs: Mapping[str, Sequence[TaskResult]], *, baselines: bool = False) -> Comparison:
     """Put results side by side.
 
@@ -75,26 +108,23 @@ def compare(runs: Mapping[str, Sequence[TaskResult]], *, baselines: bool = False
     Raises:
         ConfigError: figures of one column were made by different settings or on different data, and which.
     """
-    cells: dict[tuple[str, Column], list[float]] = {}
+    values: dict[tuple[str, Column], list[float]] = {}
     first: dict[Column, tuple[str, TaskResult]] = {}
-    for name, results in runs.items():
+    for run, results in runs.items():
         for result in results:
             if result.subject != "trained" and not baselines:
                 continue
-            row = name if result.subject == "trained" else f"{name}: {result.subject}"
-            row = f"{row} ({result.method}, {result.stream})"
+            name = run if result.subject == "trained" else f"{run}: {result.subject}"
+            name = f"{name} ({result.method}, {result.stream})"
             for column in _columns(result):
-                known = first.setdefault(column, (name, result))
+                known = first.setdefault(column, (run, result))
                 if result.subject == known[1].subject:
-                    _check(column, *known, name, result)
-                cells.setdefault((row, column), []).append(result.scores[column.score])
-    columns = sorted(first, key=_place)
+                    _check(column, *known, run, result)
+                values.setdefault((name, column), []).append(result.scores[column.score])
+    columns = tuple(sorted(first, key=_place))
     published, notes = _published(columns, first)
-    rows = [
-        (row, *(_cell(cells.get((row, column), ())) for column in columns))
-        for row in dict.fromkeys(r for r, _ in cells)
-    ]
-    return Comparison(("", *(column.title for column in columns)), (*rows, *published), notes)
+    values |= published
+    return Comparison(tuple(dict.fromkeys(name for name, _ in values)), columns, values, notes)
 
 
 def _columns(result: TaskResult) -> list[Column]:
@@ -116,20 +146,15 @@ def _check(column: Column, name: str, expected: TaskResult, other: str, found: T
     for key in sorted({*here, *there}):
         if here.get(key) != there.get(key):
             raise ConfigError(
-                f"{column.title}: found {key} {here.get(key)!r} in {other} and {there.get(key)!r} in {name}, expected"
-                " equal ones: such figures do not compare"
+                f"{column.table} {column.title}: found {key} {here.get(key)!r} in {other} and {there.get(key)!r} in"
+                f" {name}, expected equal ones: such figures do not compare"
             )
-
-
-def _cell(values: Sequence[float]) -> str:
-    """Per cent, with the number of repetitions; empty where there is nothing."""
-    return percent(values).replace(" %", "") if values else ""
 
 
 def _published(
     columns: Sequence[Column], first: Mapping[Column, tuple[str, TaskResult]]
-) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """Rows of published figures, for the columns whose results were made by the published settings."""
+) -> tuple[dict[tuple[str, Column], list[float]], tuple[str, ...]]:
+    """The published figures of the columns whose results were made by the published settings, and notes on them."""
     notes: list[str] = []
     official: list[Column] = []
     for column in columns:
@@ -139,17 +164,11 @@ def _published(
         elif any(_fits(figure, column) for figure in PUBLISHED):
             name, (found, expected) = next(iter(changed.items()))
             why = f"{name} is {found!r} and the published setting {expected!r}"
-            notes.append(f"{column.title}: no published figures beside it, since {why}")
-    rows: dict[tuple[str, str], dict[Column, str]] = {}
-    for figure in PUBLISHED:
-        for column in official:
-            if _fits(figure, column):
-                rows.setdefault((figure.method, figure.source), {})[column] = f"{figure.value:.1f}"
-    sources = dict.fromkeys(source for _, source in rows)
-    notes += [f"published: {source}" for source in sources]
-    return [
-        (f"{name} (published)", *(row.get(column, "") for column in columns)) for (name, _), row in rows.items()
-    ], tuple(notes)
+            notes.append(f"{column.table} {column.title}: no published figures beside it, since {why}")
+    beside = [(figure, column) for figure in PUBLISHED for column in official if _fits(figure, column)]
+    values = {(f"{figure.method} (published)", column): [figure.value / 100] for figure, column in beside}
+    notes += [f"published: {source}" for source in dict.fromkeys(figure.source for figure, _ in beside)]
+    return values, tuple(notes)
 
 
 def _fits(figure: Published, column: Column) -> bool:
@@ -161,29 +180,55 @@ def _fits(figure: Published, column: Column) -> bool:
     return same and all(setting.get(name) == value for name, value in wanted.items())
 
 
-def write(table: Comparison, form: Format) -> str:
-    """The table as Markdown, CSV, or a LaTeX tabular; notes below it."""
+def write(found: Comparison, form: Format) -> str:
+    """The figures in per cent: a table for each task on each protocol, or as CSV a line for each figure."""
     if form == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows((table.header, *table.rows))
-        return text.getvalue()
-    if form == "latex":
-        return _latex(table)
-    lines = [_pipes(table.header), _pipes("---" for _ in table.header), *map(_pipes, table.rows)]
-    return "\n".join([*lines, "", *table.notes]).rstrip() + "\n"
+        return _csv(found)
+    lines: list[str] = []
+    for title, group in groupby(found.columns, key=lambda column: column.table):
+        cells = _cells(found, list(group))
+        lines += _markdown(title, cells) if form == "markdown" else _latex(title, cells)
+    mark = "" if form == "markdown" else "% "
+    return "\n".join([*lines, *(mark + note for note in found.notes)]).rstrip() + "\n"
 
 
-def _pipes(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+def _cells(found: Comparison, columns: Sequence[Column]) -> list[list[str]]:
+    """A table with its titles, higher than wide: with few measurements a line is a run, else a measurement."""
+    names = [name for name in found.names if any((name, column) in found.values for column in columns)]
+    cells = [["", *(column.title for column in columns)]]
+    for name in names:
+        figures = (found.values.get((name, column)) for column in columns)
+        cells.append([name, *("" if values is None else percent(values).replace(" %", "") for values in figures)])
+    return cells if len(columns) <= len(names) else [list(line) for line in zip(*cells, strict=True)]
+
+
+def _markdown(title: str, cells: Sequence[Sequence[str]]) -> list[str]:
+    head, *rows = (f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in cells)
+    return [f"**{title}**", "", head, f"| --- {'| ---: ' * (len(cells[0]) - 1)}|", *rows, ""]
 
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "\\": r"\textbackslash{}"})
 
 
-def _latex(table: Comparison) -> str:
-    lines = [f"\\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", "\\hline"]
-    for number, cells in enumerate((table.header, *table.rows)):
-        escaped = (cell.translate(_SPECIAL).replace("+-", "$\\pm$") for cell in cells)
-        lines.append(" & ".join(escaped) + " \\\\" + (" \\hline" if number == 0 else ""))
-    notes = [f"% {note}" for note in table.notes]
-    return "\n".join([*lines, "\\hline", "\\end{tabular}", *notes, ""])
+def _latex(title: str, cells: Sequence[Sequence[str]]) -> list[str]:
+    head, *rows = (
+        " & ".join(cell.translate(_SPECIAL).replace("+-", "$\\pm$") for cell in line) + " \\\\" for line in cells
+    )
+    begin = f"\\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}"
+    return [f"% {title}", begin, "\\hline", f"{head} \\hline", *rows, "\\hline", "\\end{tabular}", ""]
+
+
+def _csv(found: Comparison) -> str:
+    """Of each figure its mean and standard deviation (empty for a single one), and how many there are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("task", "dataset", "protocol", "setting", "score", "name", "mean", "deviation", "count"))
+    for column in found.columns:
+        setting = ", ".join(f"{name} {value}" for name, value in column.setting)
+        place = (column.task, column.dataset, column.protocol, setting, column.score)
+        for name in found.names:
+            values = found.values.get((name, column))
+            if values is not None:
+                deviation = f"{100 * statistics.stdev(values):.3f}" if len(values) > 1 else ""
+                writer.writerow((*place, name, f"{100 * statistics.mean(values):.3f}", deviation, len(values)))
+    return text.getvalue()

@@ -7,6 +7,7 @@ where there is nothing to train also for the coordinates themselves. Every row i
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from prefect import flow, task
@@ -131,7 +132,13 @@ def _source(options: EvaluateOptions) -> Source:
         name = read_config(options.run / "config.json").data.dataset
         fingerprint = read_manifest(find_store(place(options.data), name)).fingerprint
     path = _checkpoint_path(options)
-    return Source(fingerprint, path, sha256_file(path), results_folder(options))
+    return Source(fingerprint, path, _sha256(path, path.stat().st_mtime_ns), results_folder(options))
+
+
+@lru_cache(maxsize=1)
+def _sha256(path: Path, changed: int) -> str:
+    """Of a file that was changed at that time: one command asks several times, and a checkpoint may be a gigabyte."""
+    return sha256_file(path)
 
 
 Row = tuple[Subject, tuple[tuple[str, object], ...]]

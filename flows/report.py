@@ -18,8 +18,8 @@ from flows.config import PretrainConfig, read_config
 from flows.drawing import curves, strip
 from flows.options import LoaderOptions
 from flows.run_folder import RunRecord, read_run
-from flows.score_figures import score_figures
-from flows.tasks.summary import lines, stored, subjects
+from flows.score_sections import sections
+from flows.tasks.summary import stored
 from models.training.runlog import read_log
 from pipelines.loaders.split import Split, open_split
 from pipelines.views.layout import unflatten
@@ -64,14 +64,10 @@ def write_report(run: Path, out: Path) -> Path:
     if manifest.fingerprint != record.fingerprint:
         raise StoreError(f"{folder}: found fingerprint {manifest.fingerprint}, expected {record.fingerprint} of {run}")
     environment = Environment(loader=PackageLoader("flows"), autoescape=select_autoescape(), trim_blocks=True)
-    results = stored(run / "results")
-    scores = lines(results)
     page = environment.get_template("report.html").render(
         title=f"{config.method} on {config.data.dataset} {config.data.protocol}, {config.data.stream}",
         facts=_facts(config, record, manifest),
-        lines=scores,
-        subjects=subjects(scores),
-        score_figures=score_figures(run / "results", results),
+        sections=sections(run / "results", stored(run / "results")),
         curves=run_curves(run, config.train.epochs),
         sequences=_sequences(folder, config, _up(manifest)),
         views=_views(folder, config, _up(manifest)),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from flows.compare import compare, load, write
+from flows.compare import Comparison, compare, load, pool_seeds, write
+from flows.pretrain import PretrainOptions
+from flows.published import PUBLISHED
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
 from models.evaluation.results import TaskResult, write_results
@@ -37,6 +39,14 @@ def result(task: str = "linear", **changes: Any) -> TaskResult:
     return TaskResult(**(fields | changes))
 
 
+def cells(found: Comparison, table: str = "linear ntu60 xview") -> list[list[str]]:
+    """The cells of one Markdown table."""
+    lines = write(found, "markdown").splitlines()
+    rows = lines[lines.index(f"**{table}**") + 2 :]
+    rows = rows[: rows.index("")]
+    return [[cell.strip() for cell in row[1:-1].split("|")] for row in rows if not row.startswith("| ---")]
+
+
 def seeds(*accuracies: float) -> list[TaskResult]:
     return [
         result(
@@ -49,34 +59,67 @@ def seeds(*accuracies: float) -> list[TaskResult]:
 
 
 def test_seeds_become_one_cell_of_mean_and_deviation() -> None:
-    table = compare({"runs/a": seeds(0.90, 0.92, 0.91), "runs/b": seeds(0.5)})
-    assert table.header == ("", "linear ntu60 xview")
-    assert table.rows[:2] == (
-        ("runs/a (pcm3pp, joint)", "91.0 +- 1.0 (3)"),
-        ("runs/b (pcm3pp, joint)", "50.0"),
-    )
+    found = compare({"runs/a": seeds(0.90, 0.92, 0.91), "runs/b": seeds(0.5)})
+    assert [(column.table, column.title) for column in found.columns] == [("linear ntu60 xview", "accuracy")]
+    assert cells(found)[:3] == [
+        ["", "accuracy"],
+        ["runs/a (pcm3pp, joint)", "91.0 +- 1.0 (3)"],
+        ["runs/b (pcm3pp, joint)", "50.0"],
+    ]
+
+
+def test_runs_that_differ_in_the_seed_alone_can_be_pooled(tmp_path: Path) -> None:
+    changes = {"a": ("train.seed=0",), "b": ("train.seed=7",), "c": ("train.seed=0", "train.lr=0.5")}
+    for name, overrides in changes.items():
+        options = PretrainOptions(
+            method="pcm3pp-small",
+            data="data",
+            dataset="nwucla",
+            protocol="xview",
+            run=tmp_path / name,
+            overrides=overrides,
+        )
+        options.run.mkdir()
+        (options.run / "config.json").write_text(options.resolve().model_dump_json())
+    runs = {str(tmp_path / name): seeds(value) for name, value in (("a", 0.5), ("b", 0.7), ("c", 0.9))}
+    pooled = pool_seeds(runs)
+    assert {name: [row.scores["accuracy"] for row in rows] for name, rows in pooled.items()} == {
+        f"{tmp_path / 'a'} and 1 more": [0.5, 0.7],
+        str(tmp_path / "c"): [0.9],
+    }
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        pool_seeds({str(tmp_path / "none"): seeds(0.5)})
+
+
+def test_no_published_figure_is_stated_twice() -> None:
+    places = [(f.method, f.task, f.dataset, f.protocol, str(f.setting), f.score) for f in PUBLISHED]
+    assert len(set(places)) == len(places)
 
 
 def test_published_figures_stand_beside_results_of_the_published_setting_with_their_source() -> None:
-    table = compare({"runs/a": [result()]})
-    assert ("PCM3++ (published)", "91.0") in table.rows
-    assert ("PCM3 (published)", "90.4") in table.rows
-    assert any("arXiv 2406.02978" in note for note in table.notes)
+    found = compare({"runs/a": [result()]})
+    assert ["PCM3++ (published)", "91.0"] in cells(found)
+    assert ["PCM3 (published)", "90.4"] in cells(found)
+    assert any("arXiv 2406.02978" in note for note in found.notes)
 
 
 def test_published_figures_are_left_out_where_the_setting_is_another_and_the_note_says_why() -> None:
     options = TASKS["linear"].options(EvaluateConfig(), "trained") | {"crop": "centre"}
-    table = compare({"runs/a": [result(options=options)]})
-    assert len(table.rows) == 1
-    assert table.notes == (
-        "linear ntu60 xview: no published figures beside it, since crop is 'centre' and the published setting 'random'",
+    found = compare({"runs/a": [result(options=options)]})
+    assert len(found.names) == 1
+    assert found.notes == (
+        "linear ntu60 xview accuracy: no published figures beside it, since crop is 'centre' and the published setting"
+        " 'random'",
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"options": {"crop": "centre"}}, "linear ntu60 xview: found batch_size None in runs/b and 1024 in runs/a"),
+        (
+            {"options": {"crop": "centre"}},
+            "xview accuracy: found batch_size None in runs/b and 1024 in runs/a",
+        ),
         ({"fingerprint": "fff"}, "found data fingerprint 'fff' in runs/b and 'abc123' in runs/a, expected equal ones"),
         ({"recipe": "raw"}, "found recipe 'raw' in runs/b and 'pcm3' in runs/a"),
     ],
@@ -86,43 +129,59 @@ def test_figures_of_different_conditions_are_refused(changes: dict[str, Any], me
         compare({"runs/a": [result()], "runs/b": [result(**changes)]})
 
 
-def test_other_protocols_tasks_and_settings_have_columns_of_their_own() -> None:
+def test_other_protocols_tasks_and_settings_are_measurements_of_their_own() -> None:
     few = [
         result("few_shot", setting={"shots": shots}, scores={"accuracy": 0.1 * shots, "interval": 0.01})
         for shots in (1, 5)
     ]
-    table = compare({"runs/a": [result(), *few], "runs/b": [result(protocol="xsub", scores={"accuracy": 0.8})]})
-    assert table.header == (
-        "",
-        "linear ntu60 xsub",
-        "linear ntu60 xview",
-        "few_shot ntu60 xview shots 1",
-        "few_shot ntu60 xview shots 5",
-        "few_shot ntu60 xview shots 1 interval",
-        "few_shot ntu60 xview shots 5 interval",
-    )
-    assert table.rows[0] == ("runs/a (pcm3pp, joint)", "", "90.0", "10.0", "50.0", "1.0", "1.0")
-    assert table.rows[1] == ("runs/b (pcm3pp, joint)", "80.0", "", "", "", "", "")
+    found = compare({"runs/a": [result(), *few], "runs/b": [result(protocol="xsub", scores={"accuracy": 0.8})]})
+    assert [(column.table, column.title) for column in found.columns] == [
+        ("linear ntu60 xsub", "accuracy"),
+        ("linear ntu60 xview", "accuracy"),
+        ("few_shot ntu60 xview", "shots 1"),
+        ("few_shot ntu60 xview", "shots 5"),
+        ("few_shot ntu60 xview", "shots 1 interval"),
+        ("few_shot ntu60 xview", "shots 5 interval"),
+    ]
+    # higher than wide: a line a measurement
+    assert cells(found, "few_shot ntu60 xview") == [
+        ["", "runs/a (pcm3pp, joint)"],
+        ["shots 1", "10.0"],
+        ["shots 5", "50.0"],
+        ["shots 1 interval", "1.0"],
+        ["shots 5 interval", "1.0"],
+    ]
+    assert ["runs/b (pcm3pp, joint)", "80.0"] in cells(found, "linear ntu60 xsub")
+    assert all("runs/a" not in line[0] for line in cells(found, "linear ntu60 xsub"))
 
 
 def test_baselines_are_shown_when_asked_for() -> None:
     rows = [result(), result(subject="random encoder", checkpoint=None, checkpoint_sha256=None)]
-    assert len(compare({"runs/a": rows}).rows) == len(compare({"runs/a": rows}, baselines=True).rows) - 1
+    assert len(compare({"runs/a": rows}).names) == len(compare({"runs/a": rows}, baselines=True).names) - 1
 
 
 def test_tables_are_written_as_markdown_csv_and_latex() -> None:
-    table = compare({"runs/a|b_c": [*seeds(0.90, 0.92)]})
-    markdown = write(table, "markdown").splitlines()
-    assert markdown[:3] == [
-        "|  | linear ntu60 xview |",
-        "| --- | --- |",
+    found = compare({"runs/a|b_c": [*seeds(0.90, 0.92)]})
+    markdown = write(found, "markdown").splitlines()
+    assert markdown[:5] == [
+        "**linear ntu60 xview**",
+        "",
+        "|  | accuracy |",
+        "| --- | ---: |",
         "| runs/a/b_c (pcm3pp, joint) | 91.0 +- 1.4 (2) |",
     ]
-    rows = list(csv.reader(io.StringIO(write(table, "csv"))))
-    assert rows == [list(table.header), *map(list, table.rows)]
-    latex = write(table, "latex").splitlines()
-    assert latex[0] == "\\begin{tabular}{lr}"
-    assert latex[3] == "runs/a|b\\_c (pcm3pp, joint) & 91.0 $\\pm$ 1.4 (2) \\\\"
+    lines = list(csv.DictReader(io.StringIO(write(found, "csv"))))
+    assert lines[0] == {
+        "task": "linear", "dataset": "ntu60", "protocol": "xview", "setting": "", "score": "accuracy",
+        "name": "runs/a|b_c (pcm3pp, joint)", "mean": "91.000", "deviation": "1.414", "count": "2",
+    }  # fmt: skip
+    assert {"PCM3++ (published)": ("91.000", "", "1")}.items() <= {
+        line["name"]: (line["mean"], line["deviation"], line["count"]) for line in lines
+    }.items()
+    latex = write(found, "latex").splitlines()
+    assert latex[:2] == ["% linear ntu60 xview", "\\begin{tabular}{lr}"]
+    assert latex[4] == "runs/a|b\\_c (pcm3pp, joint) & 91.0 $\\pm$ 1.4 (2) \\\\"
+    assert all(line.startswith("% ") for line in latex[-len(found.notes) :])
 
 
 def test_runs_and_single_files_are_loaded_and_others_refused(tmp_path: Path) -> None:
