@@ -7,7 +7,7 @@ SETUP := $(VENV)/.complete
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: setup demo test check lint types rooms fuzz gpu bench bench-loaders bench-train clean
+.PHONY: setup demo test check lint types rooms fuzz gpu bench bench-loaders bench-train bench-eval clean
 
 RUNS ?= 150000
 
@@ -53,6 +53,7 @@ GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu:
 	@$(GPU_PYTHON) -m pytest -m gpu tests/gpu
 	@PYTHONPATH=. $(GPU_PYTHON) tests/benchmarks/training.py --device cuda
+	@PYTHONPATH=. $(GPU_PYTHON) tests/benchmarks/evaluation.py --device cuda
 
 # All but the ablations, which take hours and a data set.
 bench: $(SETUP)
@@ -66,6 +67,10 @@ bench-loaders: $(SETUP)
 bench-train: $(SETUP)
 	@$(BIN)/python tests/benchmarks/training.py
 	@$(BIN)/python tests/benchmarks/training.py --parts --batch 32
+
+# Every downstream task beside a reference and beside what limits it; some five minutes.
+bench-eval: $(SETUP)
+	@$(BIN)/python tests/benchmarks/evaluation.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

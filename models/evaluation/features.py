@@ -15,6 +15,7 @@ from tqdm import tqdm
 from models.encoders.gru import GRUEncoder
 from models.exchange.export import check_tensors
 from models.heads import Projector
+from models.training.precision import products
 from shards.batch import Views
 from shards.errors import ConfigError, SkelstreamError
 
@@ -87,6 +88,8 @@ def layer_reader(
 ) -> Callable[[Tensor], Tensor]:
     """A function from a view (N, T, V*C*M) to features (N, D) float32; in which mode the encoder is, is the caller's.
 
+    Products are float32 on every device.
+
     Args:
         encoder: (N, T, V*C*M) -> (N, T, D).
         layer: "last", its output at the last frame, before any projector (maoyunyao/CMD, JHang2020/PCM3); "mean", the
@@ -105,6 +108,11 @@ def layer_reader(
 
     def read(x_NTD: Tensor) -> Tensor:
         _check_width(encoder, x_NTD)
+        # unasked, cuDNN rounds the inputs of a GRU's products to TF32
+        with products("float32", x_NTD.device):
+            return values_of(x_NTD)
+
+    def values_of(x_NTD: Tensor) -> Tensor:
         values: Tensor
         if layer == "mean":
             values = encoder(x_NTD).float().mean(dim=1)

@@ -19,6 +19,7 @@ from models.evaluation.features import Features, encode, extract_features, froze
 from models.evaluation.linear import linear_head
 from models.evaluation.metrics import accuracies, check_labels
 from models.training.divergence import DivergenceError
+from models.training.precision import products
 from models.training.schedule import stepped_rate
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError
@@ -99,7 +100,8 @@ def finetune(
     """Train a copy of the encoder and a linear layer on its last time step; the encoder itself is left as it was.
 
     All parameters of the copy learn, also those that ask for no gradient. Its norms take the statistics of the batch
-    while it learns, and the running ones while it is scored. Equal inputs give equal results, on a CPU to the bit.
+    while it learns, and the running ones while it is scored. Products are float32 on every device. Equal inputs give
+    equal results, on a CPU to the bit.
 
     Args:
         encoder: (N, T, V*C*M) -> (N, T, D), without randomness in its forward pass.
@@ -123,7 +125,9 @@ def finetune(
         model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     epochs, curve, validation_curve = [], [], []
-    with tqdm(total=config.epochs, desc="fine-tuning", unit="epoch", disable=not progress) as bar:
+    bar = tqdm(total=config.epochs, desc="fine-tuning", unit="epoch", disable=not progress)
+    # unasked, cuDNN rounds the inputs of a GRU's products to TF32
+    with products("float32", torch.device(device)), bar:
         for epoch in range(config.epochs):
             rate = stepped_rate(config.lr, config.gamma, config.milestones, epoch)
             _train_epoch(model, optimizer, rate, train, epoch, num_classes, device)

@@ -21,6 +21,9 @@ Metric = Literal["cosine", "euclidean"]
 
 # bytes held at a time beside the features and one float32 copy of the gallery
 _BUDGET = 1 << 28
+# bytes of float64 copies of rows: of this size memory is used again, above it the CPU gets fresh pages for each piece,
+# which took 1.6 times as long for the float64 scores of a collapsed encoder
+_PIECE = 1 << 23
 # candidates of the float32 product beside those asked for; more of them leave fewer queries in doubt
 _SPARE = 7
 # float64 scores that differ by less, in units of (|q|^2 + d^2) / 2, are equal: one row may be rounded in two ways
@@ -30,8 +33,9 @@ _TIE = 1e-14
 def nearest(gallery: Tensor, query: Tensor, metric: Metric, count: int = 1) -> Tensor:
     """Rows of the gallery nearest to each query, nearest first; of equally near ones the first.
 
-    Products in float32 choose candidates, and float64 decides among them. Where rounding in float32 may have kept a
-    nearer row out (many equal rows, a collapsed encoder), float64 decides among all rows.
+    Products in float32 decide where their rounding cannot change the answer. Otherwise they choose candidates, among
+    which float64 decides; and where rounding may have kept a nearer row out of these too (many equal rows, a collapsed
+    encoder), float64 decides among all rows.
 
     Args:
         gallery: (G, D) float32, finite.
@@ -50,8 +54,10 @@ def nearest(gallery: Tensor, query: Tensor, metric: Metric, count: int = 1) -> T
     space = _space(gallery, query, metric)
     with products("float32", gallery.device):
         search = _Search(space, gallery, *space.place_single(gallery))
-        bytes_each = max(20 * len(gallery), 32 * search.candidates(count) * gallery.shape[1])
-        return torch.cat([search.nearest(part.to(gallery.device), count) for part in _chunks(query, bytes_each)])
+        pieces = list(_chunks(query, 20 * len(gallery) + 24 * gallery.shape[1]))
+        # one for all pieces: on the CPU, fresh pages for each cost a sixth of the product
+        room = gallery.new_empty(max(map(len, pieces)), len(gallery))
+        return torch.cat([search.nearest(part.to(gallery.device), count, room[: len(part)]) for part in pieces])
 
 
 def average_precision(
@@ -96,7 +102,9 @@ class _Space:
     """Where a metric puts vectors, so that nearness is the score of this file."""
 
     metric: Metric
-    origin: Tensor  # (D,) float64; of no use to "cosine"
+    # both of no use to "cosine"
+    origin: Tensor  # (D,) float64
+    scale: float  # a power of two: no coordinate is then above 2, and no product beyond float32
 
     def place(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(..., D) -> the same in float64, and half the squares of their lengths (...)."""
@@ -105,16 +113,17 @@ class _Space:
             # also for a zero vector, which is then as far as a right angle
             return placed, placed.new_full(placed.shape[:-1], 0.5)
         # with the origin in the middle the terms are small and cancel little
-        placed = values.double() - self.origin
+        placed = (values.double() - self.origin) * self.scale
         return placed, placed.square().sum(dim=-1) / 2
 
     def place_single(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """`place` rounded to float32, by pieces."""
-        pieces = (self.place(part) for part in _chunks(values, 24 * values.shape[1]))
-        parts = [(placed.float(), half.float()) for placed, half in pieces]
-        placed, half = (torch.cat(column) for column in zip(*parts, strict=True))
-        # where a square is beyond float32, NaN, which topk takes for the highest score, so that the row is not lost
-        return placed, half.masked_fill(half.isinf(), math.nan)
+        placed, half = torch.empty_like(values), values.new_empty(len(values))
+        pieces = (_chunks(x, 24 * values.shape[1], _PIECE) for x in (values, placed, half))
+        for part, own, own_half in zip(*pieces, strict=True):
+            for target, exact in zip((own, own_half), self.place(part), strict=True):
+                target.copy_(exact)
+        return placed, half
 
 
 def _space(gallery: Tensor, query: Tensor, metric: Metric) -> _Space:
@@ -123,10 +132,14 @@ def _space(gallery: Tensor, query: Tensor, metric: Metric) -> _Space:
             f"found features {query.shape[1]} wide in the query, expected {gallery.shape[1]} as in the gallery"
         )
     if metric == "cosine":
-        return _Space(metric, gallery.new_zeros(()))
+        return _Space(metric, gallery.new_zeros(()), 1.0)
     # a float32 sum of all rows could overflow
     sums = [part.double().sum(dim=0) for part in _chunks(gallery, 24 * gallery.shape[1])]
-    return _Space(metric, torch.stack(sums).sum(dim=0) / len(gallery))
+    origin = torch.stack(sums).sum(dim=0) / len(gallery)
+    largest = max(
+        float(x.abs().amax()) for side in (gallery, query) for x in _chunks(side, 8 * side.shape[1]) if len(x)
+    )
+    return _Space(metric, origin, 2.0 ** -math.frexp(largest)[1])
 
 
 @dataclass(frozen=True)
@@ -138,26 +151,47 @@ class _Search:
     placed: Tensor
     half: Tensor
 
-    def candidates(self, count: int) -> int:
-        return min(count + _SPARE, len(self.gallery))
-
-    def nearest(self, query: Tensor, count: int) -> Tensor:
-        """(N, D) -> (N, count) rows."""
+    def nearest(self, query: Tensor, count: int, room: Tensor) -> Tensor:
+        """(N, D) -> (N, count) rows; float32 scores are written to `room` (N, G)."""
         placed, half = self.space.place(query)
         square = 2 * half[:, None]
-        rough = torch.addmm(-self.half, placed.float(), self.placed.T)
-        top = rough.topk(self.candidates(count), dim=1)
-        candidates = top.indices.sort(dim=1).values
-        others, others_half = self.space.place(self.gallery[candidates])
-        column, last = _first_best((placed[:, None] * others).sum(dim=2) - others_half, square, count)
+        rough = torch.addmm(-self.half, placed.float(), self.placed.T, out=room)
+        top = rough.topk(min(count + _SPARE, len(self.gallery)), dim=1)
+        rows = top.indices[:, :count]
+        doubt = ~self._apart(top.values[:, : count + 1], square)
+        if doubt.any():
+            placed, square, candidates, worst = (x[doubt] for x in (placed, square, top.indices, top.values[:, -1:]))
+            rows[doubt] = self._decided(placed, square, candidates, worst, count)
+        return rows
+
+    def _apart(self, score: Tensor, square: Tensor) -> Tensor:
+        """(N,) whether scores (N, M), highest first, lie so far apart that without rounding they had the same order."""
+        error = self._rounding(square - score)
+        return (score[:, :-1] - score[:, 1:] > error[:, :-1] + error[:, 1:]).all(dim=1)
+
+    def _decided(self, placed: Tensor, square: Tensor, candidates: Tensor, worst: Tensor, count: int) -> Tensor:
+        """(N, count) rows by float64 scores of candidates (N, M), of which `worst` (N, 1) is the lowest float32 score.
+
+        Where others may be nearer, by those of all rows.
+        """
+        candidates = candidates.sort(dim=1).values
+        column, last = _first_best(self._scores_of(candidates, placed), square, count)
         rows = candidates.gather(1, column)
-        if top.values.shape[1] < len(self.gallery):
-            # so, and not >=, because NaN (squares beyond float32) is in doubt too
-            doubt = ~(top.values[:, -1:] < last - self._rounding(square - last)).squeeze(1)
+        if candidates.shape[1] < len(self.gallery):
+            doubt = (worst >= last - self._rounding(square - last)).squeeze(1)
             if doubt.any():
                 score = _scores(self.space, placed[doubt], self.gallery)
                 rows[doubt] = _first_best(score, square[doubt], count)[0]
         return rows
+
+    def _scores_of(self, rows: Tensor, placed: Tensor) -> Tensor:
+        """(N, M) float64 scores of placed queries (N, D) with `rows` (N, M) of the gallery."""
+        parts = []
+        pieces = (_chunks(x, 24 * rows.shape[1] * placed.shape[1], _PIECE) for x in (rows, placed))
+        for part, own in zip(*pieces, strict=True):
+            others, half = self.space.place(self.gallery[part])
+            parts.append(torch.bmm(others, own[:, :, None]).squeeze(2) - half)
+        return torch.cat(parts)
 
     def _rounding(self, size: Tensor) -> Tensor:
         """Error of a float32 score where (|q|^2 + d^2) / 2 is `size`: of its inputs, its sum, and terms flushed to 0.
@@ -192,7 +226,7 @@ def _scores(space: _Space, placed: Tensor, gallery: Tensor) -> Tensor:
     """(N, G) float64 scores of placed queries (N, D) with the whole gallery, of which a piece is float64 at a time."""
     score = placed.new_empty(len(placed), len(gallery))
     first = 0
-    for part in _chunks(gallery, 24 * gallery.shape[1]):
+    for part in _chunks(gallery, 24 * gallery.shape[1], _PIECE):
         others, half = space.place(part)
         score[:, first : first + len(part)] = torch.addmm(-half, placed, others.T)
         first += len(part)
@@ -215,6 +249,6 @@ def _at_least(reached: Tensor, limit: int) -> Tensor:
     return counts.view(len(reached), limit + 1).flip(1).cumsum(dim=1).flip(1)[:, 1:]
 
 
-def _chunks(values: Tensor, bytes_each: int) -> Iterator[Tensor]:
-    """The rows in pieces for which `_BUDGET` suffices, at `bytes_each` for a row."""
-    return iter(torch.split(values, max(1, _BUDGET // bytes_each)))
+def _chunks(values: Tensor, bytes_each: int, budget: int | None = None) -> Iterator[Tensor]:
+    """The rows in pieces for which `budget` (`_BUDGET` without one) suffices, at `bytes_each` for a row."""
+    return iter(torch.split(values, max(1, (budget or _BUDGET) // bytes_each)))

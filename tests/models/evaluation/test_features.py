@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -271,6 +272,28 @@ def test_coordinate_features_are_the_flattened_view() -> None:
     features = coordinate_features(split())
     assert torch.equal(features.values, torch.cat([batch.views["x"] for batch in split()]).reshape(10, 900))
     assert torch.equal(features.sample_id, torch.arange(100, 110))
+
+
+def test_products_are_those_of_float32_whatever_the_device_would_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Encoder(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert held
+            return x
+
+    @contextmanager
+    def watched(precision: str, device: torch.device) -> Iterator[None]:
+        asked.append((precision, device.type))
+        held.append(None)
+        yield
+        held.pop()
+
+    held: list[None] = []
+    monkeypatch.setattr("models.evaluation.features.products", watched)
+    extract_features(Encoder(), split())
+    encode(Encoder(), next(split()), "cpu")
+    assert asked == [("float32", "cpu")] * 4
 
 
 def test_half_precision_encoders_give_float32_features() -> None:

@@ -119,6 +119,8 @@ def test_features_that_lie_apart_cost_a_float32_product_only(metric: Metric, mon
     assert torch.equal(nearest(gallery, query, metric), expected)
     with pytest.raises(NameError):
         nearest(gallery[:1].expand(300, -1), query, metric)
+    monkeypatch.delattr(module._Search, "_decided")
+    assert torch.equal(nearest(gallery, query, metric), expected)
 
 
 def test_a_zero_vector_has_no_direction_and_breaks_nothing() -> None:
@@ -134,6 +136,13 @@ def test_numbers_whose_squares_float32_cannot_hold_are_searched_too(metric: Metr
     for scale in (1e30, 1e-30):
         gallery, query = gaussian(50, 8, 8), gaussian(20, 8, 9)
         assert torch.equal(nearest(gallery * scale, query * scale, metric, 3), nearest(gallery, query, metric, 3))
+
+
+def test_a_product_that_overflows_on_its_way_decides_nothing() -> None:
+    # products with the first two rows are 0, of terms whose first half adds up to more than float32 holds
+    query = torch.full((1, 16), 1e20)
+    gallery = 1e18 * torch.tensor([[1.0] * 8 + [-1.0] * 8, [-1.0] * 8 + [1.0] * 8, [1e-8] + [0.0] * 15])
+    assert nearest(gallery, query, "euclidean").tolist() == [[2]]
 
 
 @both_metrics
@@ -155,8 +164,8 @@ def test_no_more_scores_are_held_at_a_time_than_the_budget_allows(
     monkeypatch.setattr(module, "_BUDGET", 1 << 16)
     held, product = [], torch.addmm
 
-    def watched(*args: Tensor) -> Tensor:
-        found = product(*args)
+    def watched(*args: Tensor, **options: Tensor) -> Tensor:
+        found = product(*args, **options)
         held.append(max(x.numel() * x.element_size() for x in (found, *args)))
         return found
 
