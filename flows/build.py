@@ -12,13 +12,11 @@ from models.objectives.pcm3pp import PCM3PP
 from pipelines.loaders.dali import DaliEngine
 from pipelines.loaders.loader import Engine, TorchEngine, ViewLoader
 from pipelines.loaders.order import Partition
-from pipelines.loaders.resident import Resident
-from pipelines.loaders.split import Split, open_split
+from pipelines.loaders.resident import Resident, Shared
+from pipelines.loaders.split import Split
 from pipelines.loaders.stream import Stream
-from pipelines.views.methods import evaluation_spec
 from pipelines.views.spec import ViewSpec
 from shards.errors import ConfigError
-from shards.places import Place
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Side = Literal["train", "test"]
@@ -68,6 +66,7 @@ def open_views(
     drop_last: bool = True,
     rank: int = 0,
     world: int = 1,
+    resident: Resident | None = None,
 ) -> ViewLoader:
     """The views of a split, by the engine that `options` name; order and views are the same from all of them.
 
@@ -82,11 +81,16 @@ def open_views(
         shuffle: a new order each epoch; False: by shard.
         drop_last: leave out a last batch that is not full.
         rank, world: which part of each batch.
+        resident: the samples of this very split, where they are on the device already; they stay when this is closed.
     """
-    kind, why = pick_loader(split, options.loader, device)
+    kind, why = pick_loader(split, options.loader, device) if resident is None else ("resident", "read before")
     order = split.order(window=window, seed=seed, shuffle=shuffle)
     partition = Partition(order.samples, batch_size, rank=rank, world=world, drop_last=drop_last)
-    engine = _engine(kind, split, spec, options, batch_size=batch_size, seed=seed, device=device)
+    engine = (
+        _engine(kind, split, spec, options, batch_size=batch_size, seed=seed, device=device)
+        if resident is None
+        else TorchEngine(Shared(resident), spec, seed)
+    )
     workers = options.workers
     if workers is None:
         # on the CPU a worker takes the trainer's own cores: one made training 1.7 times as slow (two threads of OpenMP)
@@ -113,31 +117,6 @@ def _engine(
     if kind == "stream":
         return TorchEngine(Stream(split, device, cache=options.cache, cache_bytes=limit), spec, seed)
     return DaliEngine(split, spec, device, seed=seed, batch_size=batch_size, cache=options.cache, cache_bytes=limit)
-
-
-def open_evaluation(
-    folder: Place,
-    config: PretrainConfig,
-    side: Side,
-    crop: Literal["centre", "random", "full"],
-    options: LoaderOptions,
-    *,
-    batch_size: int,
-    device: torch.device,
-    shuffle: bool = False,
-) -> ViewLoader:
-    """One side as a downstream task of a run sees it: every sample, in the run's stream and length of view."""
-    return open_views(
-        open_split(folder, config.data.dataset, config.data.protocol, side),
-        evaluation_spec(crop, config.data.stream, config.views.frames),
-        options,
-        window=config.data.window,
-        batch_size=batch_size,
-        seed=config.train.seed,
-        device=device,
-        shuffle=shuffle,
-        drop_last=False,
-    )
 
 
 def pick_loader(split: Split, kind: LoaderKind, device: torch.device) -> tuple[LoaderKind, str]:

@@ -16,11 +16,11 @@ from flows.build import pick_device
 from flows.config import Frozen, apply_overrides, read_config
 from flows.options import LoaderOptions, PlaceText
 from flows.run_folder import read_run, versions
-from flows.tasks.bench import Bench, Benchmark, Source, Subject
+from flows.tasks.bench import Bench, Benchmark, Source, Subject, scoring
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
-from flows.tasks.summary import lines, subjects
-from models.evaluation.results import Setting, TaskResult, hardware, read_results, write_results
+from flows.tasks.summary import lines, of_task, subjects
+from models.evaluation.results import Setting, TaskResult, hardware, write_results
 from models.training.checkpoint import latest_checkpoint
 from shards.errors import CheckpointError, ConfigError
 from shards.manifest import find_store, read_manifest, sha256_file
@@ -67,8 +67,9 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
         return done
     bench = _bench(options, _source(options), progress=progress)
     results = []
-    for name in _tasks(options, bench):
-        results += _score(bench, name)
+    with scoring(bench.source.results):
+        for name in _tasks(options, bench):
+            results += _score(bench, name)
     return results
 
 
@@ -112,17 +113,8 @@ def _tasks(options: EvaluateOptions, bench: Bench) -> tuple[str, ...]:
 
 def _bench(options: EvaluateOptions, source: Source, *, progress: bool = False) -> Bench:
     config, record = read_config(options.run / "config.json"), read_run(options.run)
-    data = config.data
-    benchmark = Benchmark(
-        folder=find_store(place(options.data or record.store), data.dataset),
-        dataset=data.dataset,
-        protocol=data.protocol,
-        stream=data.stream,
-        frames=config.views.frames,
-        window=data.window,
-        loader=options.loader,
-        device=pick_device(options.device),
-    )
+    folder = find_store(place(options.data or record.store), config.data.dataset)
+    benchmark = Benchmark.of_run(config, folder, options.loader, pick_device(options.device))
     return Bench(options.run, config, options.resolve(), benchmark, source, progress=progress)
 
 
@@ -153,10 +145,9 @@ def _wanted(config: EvaluateConfig, name: str) -> dict[Row, Setting]:
 
 def _stored(config: EvaluateConfig, name: str, source: Source) -> dict[Row, TaskResult]:
     """The results of a task in the run folder that scoring would give again."""
-    path = _results_path(source, name)
     return {
         _row(result.subject, result.setting): result
-        for result in (read_results(path) if path.is_file() else ())
+        for result in of_task(source.results, name)
         if result.fingerprint == source.fingerprint
         and result.checkpoint_sha256 == (source.sha256 if result.subject == "trained" else None)
         and result.options == TASKS[name].options(config, result.subject)

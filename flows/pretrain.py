@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from flows import rank
-from flows.build import Side, build_objective, open_evaluation, open_views, pick_device, pick_ranks_device
+from flows.build import Side, build_objective, open_views, pick_device, pick_ranks_device
 from flows.config import (
     DataConfig,
     Frozen,
@@ -28,6 +28,7 @@ from flows.launch import launch
 from flows.options import LoaderOptions, PlaceText
 from flows.recipes import recipe
 from flows.run_folder import RunRecord, alone, new_record, read_run, write_run
+from flows.tasks.bench import Benchmark
 from models import collectives
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
@@ -284,10 +285,8 @@ def _tree(model: Frozen) -> dict[str, Any]:
 
 def _retrieval_probe(folder: Place, config: PretrainConfig, options: PretrainOptions, device: torch.device) -> Probe:
     """A function that scores an encoder by 1-NN retrieval, train side against test side."""
-    sides = {
-        side: open_evaluation(folder, config, side, "centre", options.loader, batch_size=256, device=device)
-        for side in get_args(Side)
-    }
+    benchmark = Benchmark.of_run(config, folder, options.loader, device)
+    sides = {side: benchmark.views(side, benchmark.spec("centre"), batch_size=256) for side in get_args(Side)}
 
     def probe(encoder: nn.Module) -> dict[str, float]:
         gallery = extract_features(encoder, sides["train"].epoch(0), device=device)

@@ -1,29 +1,38 @@
 """What the tasks of one evaluation share: a benchmark's samples, the encoders that are scored, and their features."""
 
+import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from flows.build import Side, build_encoder, build_objective, open_views
+from flows.build import Side, build_encoder, build_objective, open_views, pick_loader
 from flows.config import PretrainConfig
 from flows.options import LoaderOptions, PlaceText
 from flows.tasks.config import EvaluateConfig
 from models.encoders.gru import GRUEncoder
-from models.evaluation.feature_store import stored_features
-from models.evaluation.features import Features, coordinate_features, extract_features, projector_from_state
+from models.evaluation.feature_store import feature_key, stored_features, verify_features
+from models.evaluation.features import (
+    Features,
+    coordinate_features,
+    extract_features,
+    layer_names,
+    projector_from_state,
+)
 from models.evaluation.results import Setting
 from models.evaluation.subsets import split_by_subject
 from models.heads import Projector
-from models.training.checkpoint import encoder_state, load_checkpoint
+from models.training.checkpoint import Header, encoder_state, load_checkpoint
+from models.training.distributed import first_difference, flat
 from pipelines.loaders.facts import SampleFacts, sample_facts
 from pipelines.loaders.loader import ViewLoader
+from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import Split, open_split
 from pipelines.loaders.subset import only
 from pipelines.streams import Stream
@@ -31,6 +40,7 @@ from pipelines.views.methods import evaluation_spec
 from pipelines.views.spec import ViewSpec
 from shards.batch import Views
 from shards.catalog import dataset as dataset_named
+from shards.errors import CheckpointError, ConfigError
 from shards.manifest import Manifest, find_store, read_manifest
 from shards.places import Place, place
 
@@ -69,6 +79,13 @@ class Benchmark:
     loader: LoaderOptions
     device: torch.device
     _facts: dict[Side, SampleFacts] = field(default_factory=dict, repr=False, compare=False)
+    _resident: dict[Side, Resident] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of_run(cls, config: PretrainConfig, folder: Place, loader: LoaderOptions, device: torch.device) -> Self:
+        """What a run was trained on, in its store."""
+        data = config.data
+        return cls(folder, data.dataset, data.protocol, data.stream, config.views.frames, data.window, loader, device)
 
     @property
     def num_classes(self) -> int:
@@ -87,6 +104,30 @@ class Benchmark:
             self._facts[side] = sample_facts(self.split(side))
         return self._facts[side]
 
+    def absent_classes(self, ids: Ids | None = None) -> dict[str, Any]:
+        """For the details of a row: classes of which nothing trains, and those of which nothing is tested.
+
+        Both are part of the benchmark as it is. A class without training samples is never predicted, so its test
+        samples count as errors; one without test samples has no accuracy.
+
+        Args:
+            ids: of the training samples; None for all of that side.
+
+        Raises:
+            ConfigError: no test sample is of a class that trains, so that every score would be 0.
+        """
+        train, test = self.facts("train"), self.facts("test")
+        trained = np.unique(train.label if ids is None else train.label[np.isin(train.sample_id, ids)])
+        tested = np.unique(test.label)
+        if not np.isin(tested, trained).any():
+            raise ConfigError(
+                f"{self.dataset} {self.protocol}: found training samples of the classes {trained.tolist()} and test"
+                f" samples of {tested.tolist()}, expected a class on both sides"
+            )
+        every = np.arange(self.num_classes)
+        missing, untested = (np.setdiff1d(every, found).tolist() for found in (trained, tested))
+        return {"missing_classes": missing, "untested_classes": untested}
+
     def spec(self, crop: Literal["centre", "random"]) -> ViewSpec:
         return evaluation_spec(crop, self.stream, self.frames)
 
@@ -102,6 +143,7 @@ class Benchmark:
     ) -> ViewLoader:
         """Every sample of a side, or those of `ids`."""
         split = self.split(side)
+        resident = self._samples(side, split) if ids is None else None
         if ids is not None:
             split = only(split, ids, self.facts(side))
         return open_views(
@@ -115,7 +157,16 @@ class Benchmark:
             device=self.device,
             shuffle=shuffle,
             drop_last=False,
+            resident=resident,
         )
+
+    def _samples(self, side: Side, split: Split) -> Resident | None:
+        """All samples of a side, read once for the dozens of views that tasks make of them, where memory takes them."""
+        if side not in self._resident:
+            if pick_loader(split, self.loader.loader, self.device)[0] != "resident":
+                return None
+            self._resident[side] = Resident(split, self.device)
+        return self._resident[side]
 
 
 class Bench:
@@ -155,9 +206,20 @@ class Bench:
         """The run's encoder, or the one it began with; on the device."""
         return self._model(subject)[0]
 
-    def projector(self, subject: Subject) -> Projector | None:
-        """Of the same; None where the checkpoint has none."""
-        return self._model(subject)[1]
+    def reading(self, subject: Subject) -> tuple[GRUEncoder, Projector | None]:
+        """The same with its projector, None where the checkpoint has none; for features of `options.layer`.
+
+        Raises:
+            ConfigError: it has no such layer.
+        """
+        encoder, projector = self._model(subject)
+        names, layer = layer_names(encoder, projector), self.options.layer
+        if layer not in names:
+            where = self.source.checkpoint if subject == "trained" else f"{self.run}, {subject}"
+            raise ConfigError(
+                f"{where}: found the layers {', '.join(names)}, expected {layer}, as --set layer asks for"
+            )
+        return encoder, projector
 
     def _model(self, subject: Subject) -> tuple[GRUEncoder, Projector | None]:
         assert subject != "coordinates", "coordinates have no encoder"
@@ -167,6 +229,7 @@ class Bench:
         projector: Projector | None
         if subject == "trained":
             checkpoint = load_checkpoint(self.source.checkpoint, expect_fingerprint=self.source.fingerprint)
+            _check_config(self.run / "config.json", self.config, self.source.checkpoint, checkpoint)
             encoder = build_encoder(self.config, encoder_state(checkpoint))
             projector = projector_from_state(checkpoint.objective)
         else:
@@ -195,7 +258,11 @@ class Bench:
             "layer": self.options.layer,
             "precision": "float32",
         }
-        return stored_features(self.run / "features", about, extract)
+        root = self.run / "features"
+        features = stored_features(root, about, extract)
+        # once an evaluation: a flipped bit would give another score and no error
+        verify_features(root / feature_key(about))
+        return features
 
     def _about_encoder(self, subject: Subject) -> dict[str, Any]:
         if subject == "trained":
@@ -207,12 +274,13 @@ class Bench:
         with closing(self.benchmark.views(side, spec, self.options.batch_size, seed=seed)) as views:
             if subject == "coordinates":
                 return coordinate_features(views.epoch(0))
+            encoder, projector = self.reading(subject)
             return extract_features(
-                self.encoder(subject),
+                encoder,
                 views.epoch(0),
                 device=self.device,
                 layer=self.options.layer,
-                projector=self.projector(subject),
+                projector=projector,
                 progress=self.progress,
                 total=len(views),
             )
@@ -233,6 +301,10 @@ class Bench:
         facts = self.benchmark.facts("train")
         return split_by_subject(facts.subject, facts.sample_id, self.options.validation, seed=0)
 
+    def absent_classes(self) -> dict[str, Any]:
+        """As of the benchmark; subjects that validate do not train."""
+        return self.benchmark.absent_classes(None if self.held_out is None else self.held_out[0])
+
     def other(self, dataset: str, protocol: str, data: PlaceText | None) -> Benchmark:
         """Another data set, seen the same way; in the folder of the run's store unless `data` names one.
 
@@ -242,6 +314,33 @@ class Bench:
         own = self.benchmark
         folder = find_store(own.folder.parent if data is None else place(data), dataset)
         return Benchmark(folder, dataset, protocol, own.stream, own.frames, own.window, own.loader, own.device)
+
+
+def _check_config(path: Path, config: PretrainConfig, checkpoint_path: Path, checkpoint: Header) -> None:
+    """Refuse a configuration that is not the one the checkpoint was trained by, but for the schedule."""
+    here, there = (flat(tree) for tree in (config.model_dump(mode="json"), checkpoint.meta.get("config", {})))
+    # those of both: an older checkpoint may lack options that came later
+    names = [name for name in here if name in there and (not name.startswith("train.") or name == "train.seed")]
+    difference = first_difference({name: here[name] for name in names}, {name: there[name] for name in names})
+    if difference is not None:
+        name, found, expected = difference
+        raise CheckpointError(f"{path}: found {name} {found!r}, expected {expected!r} as in {checkpoint_path.name}")
+
+
+@contextmanager
+def scoring(results: Path) -> Iterator[None]:
+    """Hold a share in a folder of results; what killed evaluations left half-written goes before the first one's work.
+
+    Several processes may score different tasks at a time. The kernel takes the share back when a process dies.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / ".lock").open("w") as file:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for half_written in results.rglob(".*.tmp"):
+                half_written.unlink()
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def repeats(first_seed: int, options: EvaluateConfig) -> list[Setting]:

@@ -15,18 +15,18 @@ from flows.config import read_config
 from flows.tasks.bench import Bench, Scored, Subject, repeats
 from flows.tasks.config import EvaluateConfig
 from models.evaluation.class_scores import read_class_scores, write_class_scores
-from models.evaluation.episodes import draw_episodes, write_episodes
+from models.evaluation.episodes import Episodes, draw_episodes, write_episodes
 from models.evaluation.features import Features
-from models.evaluation.few_shot import FewShotResult, few_shot
+from models.evaluation.few_shot import FewShotConfig, FewShotResult, few_shot
 from models.evaluation.fusion import STREAMS, fuse
 from models.evaluation.linear import EncodedViews, LinearConfig, LinearResult, linear_evaluation, score
 from models.evaluation.metrics import accuracies, accuracy_by_group, calibration, length_group, top_k_accuracy
-from models.evaluation.results import Setting
+from models.evaluation.results import Setting, TaskResult, read_results
 from models.evaluation.retrieval import retrieval
 from pipelines.loaders.facts import SampleFacts
 from pipelines.views.downstream import occluded_spec, up_axis
 from pipelines.views.spec import ViewSpec
-from shards.errors import ConfigError
+from shards.errors import ConfigError, StoreError
 
 
 def linear_settings(options: EvaluateConfig) -> list[Setting]:
@@ -52,6 +52,7 @@ def linear(bench: Bench, subject: Subject, setting: Setting) -> Scored:
         "curve": list(result.curve),
         "validation_curve": None if result.validation_curve is None else list(result.validation_curve),
         "per_class": list(result.per_class),
+        **bench.absent_classes(),
         **analysis(scores, bench.benchmark.facts("test")),
     }
     return Scored(numbers, details)
@@ -91,7 +92,8 @@ def _random_crops(bench: Bench, subject: Subject, options: LinearConfig, spec: V
         seed=options.seed,
         ids=None if bench.held_out is None else bench.held_out[0],
     )
-    return EncodedViews(bench.encoder(subject), views, bench.options.layer, bench.projector(subject))
+    encoder, projector = bench.reading(subject)
+    return EncodedViews(encoder, views, bench.options.layer, projector)
 
 
 def analysis(scores: Features, facts: SampleFacts) -> dict[str, Any]:
@@ -135,7 +137,8 @@ def retrieve(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     numbers |= {f"accuracy@{k}": value for k, value in zip(options.k, result.accuracy_at, strict=True) if k > 1}
     if result.mean_average_precision is not None:
         numbers["mAP"] = result.mean_average_precision
-    return Scored(numbers, {"per_class": list(result.per_class), "unmatched": result.unmatched})
+    details = {"per_class": list(result.per_class), "unmatched": result.unmatched}
+    return Scored(numbers, {**details, **bench.benchmark.absent_classes()})
 
 
 def fusion_lacks(bench: Bench) -> str | None:
@@ -153,25 +156,53 @@ def fusion(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     named, own = bench.options.fusion, bench.source.results
     assert named.bone is not None
     assert named.motion is not None
-    row = linear_settings(bench.options)[0]
-    places = {"joint": own, "bone": named.bone / "results", "motion": named.motion / "results"}
+    setting = linear_settings(bench.options)[0]
+    folders = {"joint": own, "bone": named.bone / "results", "motion": named.motion / "results"}
     for stream in STREAMS[1:]:
-        found = read_config(places[stream].parent / "config.json").data
+        found = read_config(folders[stream].parent / "config.json").data
         expected = bench.config.data.model_copy(update={"stream": stream})
         if (found.dataset, found.protocol, found.stream) != (expected.dataset, expected.protocol, stream):
             raise ConfigError(
-                f"{places[stream].parent}: found a run on {found.dataset} {found.protocol} {found.stream}, expected"
+                f"{folders[stream].parent}: found a run on {found.dataset} {found.protocol} {found.stream}, expected"
                 f" {expected.dataset} {expected.protocol} {stream}"
             )
-    scores = {
-        stream: read_class_scores(class_scores_path(folder, "linear", subject, row))
-        for stream, folder in places.items()
-    }
+    rows = {stream: _linear_row(bench, folder / "linear.json", setting) for stream, folder in folders.items()}
+    paths = {stream: class_scores_path(folder, "linear", subject, setting) for stream, folder in folders.items()}
+    scores = {stream: read_class_scores(path) for stream, path in paths.items()}
     result = fuse(scores, bench.benchmark.num_classes)
-    return Scored(
-        {"accuracy": result.weighted, "equal": result.equal, **result.alone},
-        {"per_class": list(result.weighted_per_class), "equal_per_class": list(result.equal_per_class)},
-    )
+    for stream, row in rows.items():
+        if result.alone[stream] != row.scores["accuracy"]:
+            raise StoreError(
+                f"{paths[stream]}: found class scores of accuracy {result.alone[stream]}, expected"
+                f" {row.scores['accuracy']} as in linear.json: delete that and score the task linear again"
+            )
+    details = {
+        "per_class": list(result.weighted_per_class),
+        "equal_per_class": list(result.equal_per_class),
+        "checkpoints": {stream: row.checkpoint_sha256 for stream, row in rows.items()},
+    }
+    return Scored({"accuracy": result.weighted, "equal": result.equal, **result.alone}, details)
+
+
+def _linear_row(bench: Bench, path: Path, setting: Setting) -> TaskResult:
+    """The result whose class scores lie in a folder; scored as this run's linear task would be, on the same data."""
+    rows = read_results(path) if path.is_file() else []
+    row = next((row for row in rows if row.subject == "trained" and row.setting == setting), None)
+    if row is None:
+        raise ConfigError(f"{path}: found no result of {setting}, expected one: score the task linear of that run")
+    options = bench.options
+    expected = {**options.linear.model_dump(mode="json"), "layer": options.layer, "validation": options.validation}
+    expected["fingerprint"] = bench.benchmark.manifest.fingerprint
+    found = {**row.options, "fingerprint": row.fingerprint}
+    if path.parent == bench.source.results:
+        expected["checkpoint_sha256"], found["checkpoint_sha256"] = bench.source.sha256, row.checkpoint_sha256
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise ConfigError(
+                f"{path}: found {name} {found.get(name)!r}, expected {value!r} as in this evaluation: score the task"
+                " linear of that run so"
+            )
+    return row
 
 
 def occluded_settings(options: EvaluateConfig) -> list[Setting]:
@@ -192,7 +223,12 @@ def occluded(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     result = _train_occluded(bench, subject, test, masks["train"])
     return Scored(
         {"accuracy": result.last, "best": result.best},
-        {"best_epoch": result.best_epoch, "curve": list(result.curve), "per_class": list(result.per_class)},
+        {
+            "best_epoch": result.best_epoch,
+            "curve": list(result.curve),
+            "per_class": list(result.per_class),
+            **bench.absent_classes(),
+        },
     )
 
 
@@ -220,12 +256,8 @@ def _train_occluded(bench: Bench, subject: Subject, test: Features, masks: Path)
 
 def few_shot_lacks(bench: Bench) -> str | None:
     """Why no episode can be drawn, if so."""
-    facts = bench.benchmark.facts("test")
     try:
-        options = bench.options.few_shot.model_copy(update={"episodes": 2})
-        draw_episodes(
-            torch.from_numpy(facts.sample_id), torch.from_numpy(facts.label), options, bench.benchmark.dataset
-        )
+        _draw_episodes(bench, bench.options.few_shot.model_copy(update={"episodes": 2}))
     except ConfigError as error:
         return str(error)
     return None
@@ -237,20 +269,38 @@ def few_shot_settings(options: EvaluateConfig) -> list[Setting]:
 
 def few_shots(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """Episodes of few labelled samples."""
-    results = bench.once(("few shot", subject), lambda: _episodes(bench, subject))
+    results = bench.once(("few shot", subject), lambda: _few_shot(bench, subject))
     result = next(found for found in results if found.shots == setting["shots"])
     return Scored({"accuracy": result.accuracy, "interval": result.interval}, {"per_episode": list(result.per_episode)})
 
 
-def _episodes(bench: Bench, subject: Subject) -> tuple[FewShotResult, ...]:
-    options, features = bench.options.few_shot, bench.features("test", subject)
-    if options.pool == "all":
-        train = bench.features("train", subject)
-        columns = zip(vars(train).values(), vars(features).values(), strict=True)
-        features = Features(*(torch.cat(column) for column in columns))
-    episodes = draw_episodes(features.sample_id, features.label, options, bench.benchmark.dataset)
+def _few_shot(bench: Bench, subject: Subject) -> tuple[FewShotResult, ...]:
+    options = bench.options.few_shot
+    features = [bench.features(side, subject) for side in _pool(options)]
+    columns = (torch.cat(column) for column in zip(*(vars(part).values() for part in features), strict=True))
+    episodes = bench.once("episodes", lambda: _store_episodes(bench))
+    return few_shot(Features(*columns), episodes, options, progress=bench.progress)
+
+
+def _store_episodes(bench: Bench) -> Episodes:
+    """Episodes are a function of options, ids and labels: every checkpoint of a benchmark is scored on the same."""
+    episodes = _draw_episodes(bench, bench.options.few_shot)
     write_episodes(bench.source.results / "episodes.npz", episodes)
-    return few_shot(features, episodes, options, progress=bench.progress)
+    return episodes
+
+
+def _draw_episodes(bench: Bench, options: FewShotConfig) -> Episodes:
+    benchmark, sides = bench.benchmark, _pool(options)
+    facts = [benchmark.facts(side) for side in sides]
+    ids, label = (torch.from_numpy(np.concatenate([getattr(f, c) for f in facts])) for c in ("sample_id", "label"))
+    try:
+        return draw_episodes(ids, label, options, benchmark.dataset)
+    except ConfigError as error:
+        raise ConfigError(f"{benchmark.dataset} {benchmark.protocol} {' and '.join(sides)}: {error}") from error
+
+
+def _pool(options: FewShotConfig) -> tuple[Side, ...]:
+    return ("train", "test") if options.pool == "all" else ("test",)
 
 
 def robustness_settings(options: EvaluateConfig) -> list[Setting]:
@@ -288,4 +338,4 @@ def _by_clean_head(bench: Bench, subject: Subject, spec: ViewSpec, seed: int) ->
 def _by_head(bench: Bench, head: nn.Linear, test: Features) -> Scored:
     predicted = score(head, test.values.cpu()).argmax(dim=1)
     accuracy, per_class = accuracies(predicted, test.label.cpu(), bench.benchmark.num_classes)
-    return Scored({"accuracy": accuracy}, {"per_class": list(per_class)})
+    return Scored({"accuracy": accuracy}, {"per_class": list(per_class), **bench.absent_classes()})

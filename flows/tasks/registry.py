@@ -68,7 +68,7 @@ TASKS: dict[str, Task] = {
     "robustness": Task(frozen.robustness_settings, frozen.robustness, ("robustness", *_HEAD)),
     "early": Task(frozen.early_settings, frozen.early, ("early", *_HEAD)),
     "finetune": Task(tuned.finetune_settings, tuned.tune, ("finetune", "validation")),
-    "semi": Task(tuned.semi_settings, tuned.semi, ("semi", "finetune", "validation")),
+    "semi": Task(tuned.semi_settings, tuned.semi, ("semi", "finetune", "validation"), lacks=tuned.semi_lacks),
     "transfer": Task(tuned.transfer_settings, tuned.transfer, ("transfer", "finetune"), lacks=tuned.transfer_lacks),
     "detection": Task(
         detect.detection_settings,

@@ -28,20 +28,22 @@ class Line(NamedTuple):
 
 
 def stored(folder: Path) -> list[TaskResult]:
-    """All results of a folder of results, task by task.
+    """All results of a folder of results, task by task; errors as of `of_task`."""
+    return [row for name in TASKS for row in of_task(folder, name)]
+
+
+def of_task(folder: Path, name: str) -> list[TaskResult]:
+    """The results of a task in a folder of results.
 
     Raises:
-        SkelstreamError: a file is garbled, of another version, or of another task than its name says.
+        SkelstreamError: the file is garbled, of another version, or of another task than its name says.
     """
-    found = []
-    for name in TASKS:
-        path = folder / f"{name}.json"
-        rows = read_results(path) if path.is_file() else []
-        for row in rows:
-            if row.task != name:
-                raise SkelstreamError(f"{path}: found a result of the task {row.task!r}, expected {name}")
-        found += rows
-    return found
+    path = folder / f"{name}.json"
+    rows = read_results(path) if path.is_file() else []
+    for row in rows:
+        if row.task != name:
+            raise SkelstreamError(f"{path}: found a result of the task {row.task!r}, expected {name}")
+    return rows
 
 
 def lines(results: Sequence[TaskResult]) -> list[Line]:

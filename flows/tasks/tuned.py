@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from flows.config import check_protocol
 from flows.tasks.bench import Bench, Benchmark, Ids, Scored, Subject, each, repeats
 from flows.tasks.config import EvaluateConfig
 from models.evaluation.finetune import FinetuneConfig, FinetuneResult, finetune
 from models.evaluation.results import Setting
-from models.evaluation.subsets import Subset, SubsetLists, draw_subset, write_subsets
-from shards.errors import StoreError
+from models.evaluation.subsets import SubsetLists, draw_subset, write_subsets
+from shards.errors import ConfigError, StoreError
 
 
 def finetune_settings(options: EvaluateConfig) -> list[Setting]:
@@ -19,7 +20,9 @@ def finetune_settings(options: EvaluateConfig) -> list[Setting]:
 
 def tune(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """The whole network on all labels."""
-    return _scored(_tuned(bench, bench.benchmark, subject, bench.held_out or (None, None), int(setting["seed"])))
+    absent = bench.absent_classes()
+    sides = bench.held_out or (None, None)
+    return _scored(_tuned(bench, bench.benchmark, subject, sides, int(setting["seed"])), absent)
 
 
 def semi_settings(options: EvaluateConfig) -> list[Setting]:
@@ -32,21 +35,36 @@ def semi_settings(options: EvaluateConfig) -> list[Setting]:
     ]
 
 
+def semi_lacks(bench: Bench) -> str | None:
+    """Why there is no draw, if so."""
+    try:
+        bench.once("semi", lambda: _draw_subsets(bench))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def semi(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """The whole network on a share of the labels."""
     lists = bench.once("semi", lambda: _draw_subsets(bench))
+    # written out before any training
+    bench.once("semi lists", lambda: write_subsets(bench.source.results / "semi-subsets.json", lists))
     wanted = (setting["sampling"] == "stratified", setting["fraction"], setting["draw"])
-    subset = next(found for found in lists if (found.stratified, found.fraction, found.seed) == wanted)
+    subset = next(found for found in lists.subsets if (found.stratified, found.fraction, found.seed) == wanted)
     ids = np.array(subset.sample_id, dtype=np.int64)
     held_out = None if bench.held_out is None else bench.held_out[1]
     result = _tuned(bench, bench.benchmark, subject, (ids, held_out), bench.options.finetune.seed)
-    more = {"samples": len(ids), "missing_classes": list(subset.missing_classes)}
+    # a draw without a class of the test side is one of chance: it counts, and is told
+    more = {**bench.absent_classes(), "missing_classes": list(subset.missing_classes), "samples": len(ids)}
     return _scored(result, more)
 
 
-def _draw_subsets(bench: Bench) -> tuple[Subset, ...]:
-    """All draws, written out before any training."""
+def _draw_subsets(bench: Bench) -> SubsetLists:
+    """All draws."""
     options, facts, benchmark = bench.options.semi, bench.benchmark.facts("train"), bench.benchmark
+    for name, values in (("fractions", options.fractions), ("sampling", options.sampling)):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"semi.{name}: found {list(values)}, expected each once")
     kept = None if bench.held_out is None else bench.held_out[0]
     rows = np.arange(len(facts)) if kept is None else np.flatnonzero(np.isin(facts.sample_id, kept))
     subsets = tuple(
@@ -63,9 +81,7 @@ def _draw_subsets(bench: Bench) -> tuple[Subset, ...]:
         for fraction in options.fractions
         for draw in range(options.draws)
     )
-    lists = SubsetLists(dataset=benchmark.dataset, protocol=benchmark.protocol, subsets=subsets)
-    write_subsets(bench.source.results / "semi-subsets.json", lists)
-    return subsets
+    return SubsetLists(dataset=benchmark.dataset, protocol=benchmark.protocol, subsets=subsets)
 
 
 def transfer_lacks(bench: Bench) -> str | None:
@@ -74,6 +90,7 @@ def transfer_lacks(bench: Bench) -> str | None:
     if target.dataset == bench.benchmark.dataset:
         return f"the run is on {target.dataset} itself: choose another by --set transfer.dataset=NAME"
     try:
+        check_protocol(target.dataset, target.protocol)
         _target(bench)
     except StoreError as error:
         return str(error)
@@ -88,6 +105,7 @@ def transfer(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """The whole network on another data set."""
     target = _target(bench)
     more = {"fingerprint": target.manifest.fingerprint, "dataset": target.dataset, "protocol": target.protocol}
+    more |= target.absent_classes()
     return _scored(_tuned(bench, target, subject, (None, None), int(setting["seed"])), more)
 
 

@@ -1,7 +1,5 @@
 """Class scores of a test split in a file, for fusion, for plots, and for whoever wants other metrics."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from models.evaluation.features import Features
 from shards.errors import StoreError
 from shards.manifest import atomic_path
+from shards.npz import read_npz
 
 # array of the file -> its type
 _ARRAYS = {"logits": np.float32, "label": np.int64, "sample_id": np.int64}
@@ -37,13 +36,9 @@ def read_class_scores(path: Path) -> Features:
     Raises:
         StoreError: no such file, or not such a one.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in _ARRAYS}
-    except FileNotFoundError:
-        raise StoreError(f"{path}: found no file, expected class scores: score the task linear first") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise StoreError(f"{path}: found no class scores ({error}), expected {', '.join(_ARRAYS)}") from error
+    if not path.is_file():
+        raise StoreError(f"{path}: found no file, expected class scores: score the task linear first")
+    arrays = read_npz(path, tuple(_ARRAYS), "class scores")
     logits, label, ids = arrays.values()
     fits = logits.ndim == 2 and label.shape == ids.shape == logits.shape[:1]
     if not fits or any(arrays[name].dtype != dtype for name, dtype in _ARRAYS.items()):

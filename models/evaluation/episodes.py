@@ -1,7 +1,5 @@
 """Episodes of few-shot classification: drawn once, named by sample ids, kept in a file."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from shards.errors import ConfigError, StoreError
+from shards.errors import ConfigError
 from shards.manifest import atomic_path
 
 Count = Annotated[int, Field(ge=1)]
@@ -32,12 +30,6 @@ OFFICIAL_CLASSES: Mapping[str, tuple[int, ...]] = MappingProxyType(
 NTU 120: those that PCM3++ lists (arXiv 2406.02978). Its text speaks of 20 classes and its list has 23: it is the list
 that holds. None of them is in NTU 60.
 """
-
-# what reading an altered, a foreign or a hostile .npz raises
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 class EpisodeConfig(BaseModel):
@@ -156,29 +148,3 @@ def write_episodes(path: Path, episodes: Episodes) -> None:
     # a file object, for NumPy appends .npz to names
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, classes=episodes.classes, support=episodes.support, query=episodes.query)
-
-
-def read_episodes(path: Path) -> Episodes:
-    """The episodes of a file of `write_episodes`.
-
-    Raises:
-        StoreError: no such file, not one of episodes, or one in which a class or a sample is twice in an episode.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("classes", "support", "query")}
-    except _UNREADABLE as error:
-        raise StoreError(f"{path}: found no episodes ({error}), expected `classes`, `support` and `query`") from error
-    forms = {name: f"{array.dtype} {array.shape}" for name, array in found.items()}
-    classes, support, query = found.values()
-    fits = classes.ndim == 2 and all(
-        array.ndim == 3 and array.shape[:2] == classes.shape and array.size for array in (support, query)
-    )
-    if not fits or any(array.dtype != np.int64 for array in found.values()):
-        raise StoreError(f"{path}: found {forms}, expected int64 of (E, ways), (E, ways, shots), (E, ways, queries)")
-    samples = np.concatenate([support, query], axis=2).reshape(len(classes), -1)
-    for name, rows in (("class", classes), ("sample", samples)):
-        twice = (np.diff(np.sort(rows, axis=1), axis=1) == 0).any(axis=1)
-        if twice.any():
-            raise StoreError(f"{path}: found a {name} twice in episode {twice.argmax()}, expected each once")
-    return Episodes(classes, support, query)

@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 ABOUT = "about.json"
 # file -> type of its numbers, in the order of the fields of `Features`
 _TYPES = {"values.npy": "<f4", "label.npy": "<i8", "sample_id.npy": "<i8"}
-_TEMPORARY = re.compile(r"\.([0-9a-f]{16})\.[0-9a-f]{8}\.tmp")
+_LEFT = re.compile(r"\.([0-9a-f]{16})\.(?:[0-9a-f]{8}\.tmp|lock)")
 
 
 class _File(BaseModel):
@@ -252,7 +252,7 @@ def _acquire(path: Path, wait: bool) -> int | None:
 def _remove_stale(root: Path) -> None:
     """Remove what killed processes left; a folder that is being written is locked."""
     for path in root.iterdir():
-        if match := _TEMPORARY.fullmatch(path.name):
+        if match := _LEFT.fullmatch(path.name):
             with _locked(root / match[1], wait=False) as held:
                 if held:
                     shutil.rmtree(path, ignore_errors=True)

@@ -74,7 +74,7 @@ def few_shot(
 
     Args:
         features: hold every sample of the episodes, in any order; normalised here (a zero vector stays one).
-        episodes: of `draw_episodes` with this `config`, or read from a file.
+        episodes: of `draw_episodes` with this `config`.
         config: classifier and shots.
         progress: show a bar.
 

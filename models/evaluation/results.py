@@ -14,6 +14,7 @@ from shards.errors import SkelstreamError
 from shards.manifest import write_atomic
 
 RESULTS_VERSION = 2
+_AWAY = "move the file away to score again"
 
 Setting = dict[str, str | bool | int | FiniteFloat]
 
@@ -82,17 +83,21 @@ def read_results(path: Path) -> list[TaskResult]:
         tree = json.loads(path.read_bytes())
         version, records = tree["version"], tree["results"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SkelstreamError(f"{path}: found no results ({type(error).__name__}), expected a results file") from error
-    if version != RESULTS_VERSION:
         raise SkelstreamError(
-            f"{path}: found results of version {version}, expected {RESULTS_VERSION}: move the file away to score again"
-        )
+            f"{path}: found no results ({type(error).__name__}), expected a results file: {_AWAY}"
+        ) from error
+    if version != RESULTS_VERSION:
+        raise SkelstreamError(f"{path}: found results of version {version}, expected {RESULTS_VERSION}: {_AWAY}")
     try:
         return [TaskResult.model_validate(record) for record in records]
-    except (ValidationError, TypeError) as error:
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "at the top"
         raise SkelstreamError(
-            f"{path}: found a record that does not fit, expected the fields of TaskResult: {error}"
+            f"{path}: found a bad field {where} ({first['msg']}), expected the fields of a result: {_AWAY}"
         ) from error
+    except TypeError as error:
+        raise SkelstreamError(f"{path}: found no list of results, expected one: {_AWAY}") from error
 
 
 def hardware(device: torch.device | str) -> str:

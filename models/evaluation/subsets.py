@@ -15,9 +15,9 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shards.errors import ConfigError, SkelstreamError
+from shards.errors import ConfigError
 from shards.manifest import write_atomic
 from shards.schema import UNKNOWN
 
@@ -174,26 +174,6 @@ def write_subsets(path: Path, lists: SubsetLists) -> None:
     """Write draws as JSON, whole or not at all; equal draws give equal bytes."""
     tree = lists.model_dump(mode="json")
     write_atomic(path, (json.dumps(tree, sort_keys=True, allow_nan=False) + "\n").encode())
-
-
-def read_subsets(path: Path) -> SubsetLists:
-    """The draws of a file of `write_subsets`.
-
-    Raises:
-        SkelstreamError: unreadable, or not such a file; says which field does not fit.
-    """
-    try:
-        return SubsetLists.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise SkelstreamError(
-            f"{path}: found no readable file ({error}), expected lists of labelled samples"
-        ) from error
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "at the top"
-        raise SkelstreamError(
-            f"{path}: found a bad field {where} ({first['msg']}), expected lists of labelled samples"
-        ) from error
 
 
 def _exact(fraction: float) -> Fraction:

@@ -4,8 +4,6 @@ A protocol draws the masks of its samples once and stores them: `store_occlusion
 """
 
 import functools
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -20,6 +18,7 @@ from pipelines.augmentations.masks import run
 from pipelines.augmentations.operation import Key, Mask, Samples
 from shards.errors import ConfigError, StoreError
 from shards.manifest import atomic_path
+from shards.npz import read_npz
 from shards.skeleton import BODY_PARTS, JOINT_NAMES, NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 
@@ -157,20 +156,7 @@ def _current(path: Path, device: torch.device) -> _Table:
 @functools.lru_cache(maxsize=4)
 def _table(path: Path, changed: int, device: torch.device) -> _Table:
     """The masks of a file on a device; read again where `changed` says that the file is another one."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            ids, visible = arrays["sample_id"], arrays["visible"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise StoreError(f"{path}: found no masks ({error}), expected `sample_id` and `visible`") from error
+    ids, visible = read_npz(path, ("sample_id", "visible"), "masks").values()
     shapes = ids.ndim == 1 and len(ids) > 0 and visible.ndim == 4 and len(visible) == len(ids)
     if not (shapes and visible.shape[2] == 1 and visible.shape[3] in (1, NUM_JOINTS)):
         raise StoreError(f"{path}: found shapes {ids.shape}, {visible.shape}, expected (K,), (K, T, 1, {NUM_JOINTS})")

@@ -17,9 +17,8 @@ from flows.report import write_report
 from flows.score_figures import score_figures
 from flows.tasks.registry import TASKS
 from models.evaluation.class_scores import read_class_scores
-from models.evaluation.episodes import read_episodes
 from models.evaluation.results import TaskResult
-from models.evaluation.subsets import read_subsets
+from models.evaluation.subsets import SubsetLists
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError
@@ -124,9 +123,13 @@ def test_clean_rows_of_robustness_and_occlusion_share_the_linear_head(results: d
 
 def test_what_was_drawn_is_written_out(scored: Path) -> None:
     folder = scored / "results"
-    episodes = read_episodes(folder / "episodes.npz")
-    assert (len(episodes), episodes.support.shape[1:], episodes.query.shape[1:]) == (5, (2, 2), (2, 1))
-    lists = read_subsets(folder / "semi-subsets.json")
+    with np.load(folder / "episodes.npz") as episodes:
+        assert {name: array.shape for name, array in episodes.items()} == {
+            "classes": (5, 2),
+            "support": (5, 2, 2),
+            "query": (5, 2, 1),
+        }
+    lists = SubsetLists.model_validate_json((folder / "semi-subsets.json").read_bytes())
     assert (lists.dataset, lists.protocol, len(lists.subsets)) == ("ntu60", "xview", 4)
     assert {len(subset.sample_id) for subset in lists.subsets if not subset.stratified} == {8}
     with np.load(folder / "occlusion" / "test-spatial.npz") as masks:
@@ -191,7 +194,8 @@ def test_with_validation_subjects_an_epoch_is_chosen_without_the_test_side(run: 
         assert isinstance(curve, list)
         chosen = validation.index(max(validation))  # type: ignore[type-var]  # numbers
         assert row.scores["chosen"] == curve[chosen]
-    (subset,) = read_subsets(tmp_path / "run" / "results" / "semi-subsets.json").subsets
+    text = (tmp_path / "run" / "results" / "semi-subsets.json").read_bytes()
+    (subset,) = SubsetLists.model_validate_json(text).subsets
     assert subset.samples < 32
 
 
