@@ -62,29 +62,25 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
             run.
         CheckpointError: the run has no checkpoint, or it is of another data fingerprint.
     """
-    done = finished(options)
+    bench = _bench(options, progress=progress)
+    names = _tasks(options, bench)
+    done = _finished(bench, names)
     if done is not None:
         return done
-    bench = _bench(options, _source(options), progress=progress)
-    results = []
     with scoring(bench.source.results):
-        for name in _tasks(options, bench):
-            results += _score(bench, name)
-    return results
+        return [result for name in names for result in _score(bench, name)]
 
 
 def finished(options: EvaluateOptions) -> list[TaskResult] | None:
-    """The stored results of all these tasks with the same options, data and checkpoint, else None.
+    """The stored results of all these tasks with the same options, data and checkpoint, else None; errors as there."""
+    bench = _bench(options)
+    return _finished(bench, _tasks(options, bench))
 
-    Raises:
-        ConfigError: unknown task or option, or a folder that holds no run.
-        CheckpointError: the run has no checkpoint.
-    """
-    config, source = options.resolve(), _source(options)
-    names = _tasks(options, _bench(options, source)) if options.tasks == (ALL,) else options.tasks
+
+def _finished(bench: Bench, names: Sequence[str]) -> list[TaskResult] | None:
     results = []
     for name in names:
-        rows, wanted = _stored(config, name, source), _wanted(config, name)
+        rows, wanted = _stored(bench, name), _wanted(bench.options, name)
         found = [rows[row] for row in wanted if row in rows]
         if len(found) < len(wanted):
             return None
@@ -96,7 +92,7 @@ def left_out(options: EvaluateOptions) -> dict[str, str]:
     """The tasks that "all" leaves out here, and why."""
     if options.tasks != (ALL,):
         return {}
-    bench = _bench(options, _source(options))
+    bench = _bench(options)
     reasons = {name: known.lacks(bench) for name, known in TASKS.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
@@ -111,11 +107,11 @@ def _tasks(options: EvaluateOptions, bench: Bench) -> tuple[str, ...]:
     return options.tasks
 
 
-def _bench(options: EvaluateOptions, source: Source, *, progress: bool = False) -> Bench:
-    config, record = read_config(options.run / "config.json"), read_run(options.run)
+def _bench(options: EvaluateOptions, *, progress: bool = False) -> Bench:
+    record, config = read_run(options.run), read_config(options.run / "config.json")
     folder = find_store(place(options.data or record.store), config.data.dataset)
     benchmark = Benchmark.of_run(config, folder, options.loader, pick_device(options.device))
-    return Bench(options.run, config, options.resolve(), benchmark, source, progress=progress)
+    return Bench(options.run, config, options.resolve(), benchmark, _source(options), progress=progress)
 
 
 def _source(options: EvaluateOptions) -> Source:
@@ -143,14 +139,17 @@ def _wanted(config: EvaluateConfig, name: str) -> dict[Row, Setting]:
     return {_row(subject, setting): setting for subject in subjects for setting in known.settings(config)}
 
 
-def _stored(config: EvaluateConfig, name: str, source: Source) -> dict[Row, TaskResult]:
+def _stored(bench: Bench, name: str) -> dict[Row, TaskResult]:
     """The results of a task in the run folder that scoring would give again."""
+    known, source, found = TASKS[name], bench.source, of_task(bench.source.results, name)
+    other = known.other(bench) if found else {}
     return {
         _row(result.subject, result.setting): result
-        for result in of_task(source.results, name)
+        for result in found
         if result.fingerprint == source.fingerprint
         and result.checkpoint_sha256 == (source.sha256 if result.subject == "trained" else None)
-        and result.options == TASKS[name].options(config, result.subject)
+        and result.options == known.options(bench.options, result.subject)
+        and all(result.details.get(key) == value for key, value in other.items())
     }
 
 
@@ -161,7 +160,7 @@ def _row(subject: Subject, setting: Setting) -> Row:
 def _score(bench: Bench, name: str) -> list[TaskResult]:
     """Score what is missing of a task."""
     path, wanted = _results_path(bench.source, name), _wanted(bench.options, name)
-    rows = _stored(bench.options, name, bench.source)
+    rows = _stored(bench, name)
     for row, setting in wanted.items():
         if row not in rows:
             rows[row] = _run(bench, name, row[0], setting)

@@ -1,27 +1,68 @@
-"""Detection of actions in untrimmed videos."""
+"""Detection of actions in untrimmed videos.
 
-from collections.abc import Iterator
+Ground truth may overlap: both evaluators take every labelled action as it stands. A frame trains one class alone; where
+actions overlap it is that of the action whose row comes last in the label file (`pipelines.videos.labels`), and the
+details of a result count the training frames so decided.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
-from flows.tasks.bench import Bench, Scored, Subject, repeats
+from flows.tasks.bench import Bench, Ids, Scored, Subject, repeats
 from flows.tasks.config import DetectionTaskConfig, EvaluateConfig
 from models.evaluation.detection.average_precision import ap_scores
 from models.evaluation.detection.detector import Detector, frame_scores, train_detector
 from models.evaluation.detection.events import Events, concatenate
 from models.evaluation.detection.official import official_scores
-from models.evaluation.detection.segments import find_actions
+from models.evaluation.detection.segments import PostProcessing, Probabilities, find_actions
 from models.evaluation.results import Setting
+from models.evaluation.subsets import split_by_subject
 from pipelines.videos.sides import Videos, open_videos
 from pipelines.videos.views import TrainWindows, WholeVideos, frame_windows, whole_video
 from shards.batch import EpochViews, Views
-from shards.errors import SkelstreamError
+from shards.errors import ConfigError, SkelstreamError
 from shards.manifest import write_atomic
-from shards.places import Place
+from shards.schema import UNKNOWN
 
 EVENTS = "detections"
 """Folder of the actions that were found, and of the true ones."""
+
+FrameScores = Callable[[int], Probabilities]
+"""Number of a video -> class probabilities of its frames, (T, C+1); column 0 is background."""
+
+
+class Sides(NamedTuple):
+    """The videos of a detection task.
+
+    Attributes:
+        train: those that train the layer.
+        test: those that are scored.
+        validation: those that choose an epoch; None where none do.
+        validation_by: what `train` and `validation` do not share: "subject", or "recording" (all views of a
+            performance) where names do not tell who acts, as in PKU-MMD I.
+        unlabelled: keys of videos left out of either side because they have no labelled action.
+        fingerprint: of their store.
+    """
+
+    train: Videos
+    test: Videos
+    validation: Videos | None
+    validation_by: str | None
+    unlabelled: tuple[str, ...]
+    fingerprint: str
+
+
+class ScoredEpoch(NamedTuple):
+    """What was found after an epoch (from 0), and mAP at each tIoU asked for."""
+
+    epoch: int
+    found: Events
+    mean_ap: tuple[float, ...]
+    validation: tuple[float, ...] | None
 
 
 def detection_lacks(bench: Bench) -> str | None:
@@ -29,15 +70,15 @@ def detection_lacks(bench: Bench) -> str | None:
     if bench.options.layer != "last":
         return f"the layer is {bench.options.layer}: detection reads the encoder's output"
     try:
-        _folder(bench)
+        _absent(_sides(bench))
     except SkelstreamError as error:
         return str(error)
     return None
 
 
-def _folder(bench: Bench) -> Place:
-    named = bench.options.detection
-    return bench.once("videos", lambda: bench.other(named.dataset, named.protocol, named.data)).folder
+def video_data(bench: Bench) -> dict[str, Any]:
+    """Of which data the videos are."""
+    return {"fingerprint": _sides(bench).fingerprint}
 
 
 def detection_settings(options: EvaluateConfig) -> list[Setting]:
@@ -45,26 +86,135 @@ def detection_settings(options: EvaluateConfig) -> list[Setting]:
 
 
 def detection(bench: Bench, subject: Subject, setting: Setting) -> Scored:
-    """Actions found in the test videos, scored by both published evaluators."""
+    """Actions found in the test videos, scored by both published evaluators; last, best and chosen epoch."""
     seed = int(setting["seed"])
-    options = bench.options.detection.model_copy(update={"seed": seed})
-    folder = _folder(bench)
-    train = open_videos(folder, options.dataset, options.protocol, "train")
-    test = open_videos(folder, options.dataset, options.protocol, "test")
-    detector = train_detector(
+    options, sides = bench.options.detection.model_copy(update={"seed": seed}), _sides(bench)
+    epochs: list[ScoredEpoch] = []
+
+    def score(epoch: int, detector: Detector) -> None:
+        def found_in(videos: Videos) -> Events:
+            scores_of = _frame_scores(bench, detector, videos, options)
+            return find_all(videos, scores_of, options.post, progress=bench.progress)
+
+        found, validation = found_in(sides.test), None
+        if sides.validation is not None:
+            validation = _mean_ap(sides.validation, found_in(sides.validation), options.tious)
+        epochs.append(ScoredEpoch(epoch, found, _mean_ap(sides.test, found, options.tious), validation))
+
+    train_detector(
         bench.encoder(subject),
-        _training_views(bench, train, options),
+        _training_views(bench, sides.train, options),
         options,
-        train.num_classes,
+        sides.train.num_classes,
         device=bench.device,
         progress=bench.progress,
+        after_epoch=score,
     )
-    found = concatenate([_find(bench, detector, test, number, options) for number in range(len(test))])
-    truth = Events.of(*test.actions().T)
-    folder_of_events = bench.source.results / EVENTS
-    _write_events(folder_of_events / "truth.csv", test, truth)
-    _write_events(folder_of_events / f"{subject.replace(' ', '-')}-seed-{seed}.csv", test, found)
-    return _scores(test, truth, found, options)
+    folder, name = bench.source.results / EVENTS, f"{subject.replace(' ', '-')}-seed-{seed}"
+    last, over_epochs = stated(folder, name, sides.test, epochs[-1].found, options), of_epochs(epochs, options.tious)
+    details = {
+        **video_data(bench),
+        "dataset": options.dataset,
+        "protocol": options.protocol,
+        **_absent(sides),
+        "unlabelled": list(sides.unlabelled),
+        "training_overlaps": dict(vars(sides.train.overlaps)),
+        "validation_by": sides.validation_by,
+        "validation_videos": None if sides.validation is None else list(sides.validation.keys),
+    }
+    return Scored({**last.scores, **over_epochs.scores}, {**last.details, **over_epochs.details, **details})
+
+
+def find_all(videos: Videos, scores_of: FrameScores, post: PostProcessing, *, progress: bool = False) -> Events:
+    """The actions found in all videos, from class probabilities of their frames.
+
+    Raises:
+        ConfigError: see `find_actions`.
+    """
+    numbers = tqdm(range(len(videos)), desc="videos", unit="video", disable=not progress, leave=False)
+    return concatenate([find_actions(scores_of(number), number, post) for number in numbers])
+
+
+def stated(folder: Path, name: str, videos: Videos, found: Events, options: DetectionTaskConfig) -> Scored:
+    """The scores of what was found by both evaluators; truth and findings are written into `folder`.
+
+    Args:
+        folder: gets truth.csv and NAME.csv.
+        name: of what was found.
+        videos: the test videos.
+        found: in them.
+        options: the thresholds of tIoU are read.
+    """
+    truth = _truth(videos)
+    _write_events(folder / "truth.csv", videos, truth)
+    _write_events(folder / f"{name}.csv", videos, found)
+    return _scores(videos, truth, found, options.tious)
+
+
+def of_epochs(epochs: Sequence[ScoredEpoch], tious: Sequence[float]) -> Scored:
+    """The best epoch, and the one that validation videos choose, by mAP at the largest tIoU asked for.
+
+    So the reference chooses, at 0.5. The best one is chosen on the test videos, as published figures are, and so too
+    high. Of equal epochs it is the first.
+    """
+    largest = tious.index(max(tious))
+    curve = [epoch.mean_ap[largest] for epoch in epochs]
+    best = curve.index(max(curve))
+    scores: dict[str, float | int] = {f"best mAP@{tious[largest]:g}": curve[best]}
+    details: dict[str, Any] = {
+        "best_epoch": epochs[best].epoch,
+        "chosen_epoch": None,
+        "scored_epochs": [epoch.epoch for epoch in epochs],
+        "curve": curve,
+        "validation_curve": None,
+    }
+    validation = [epoch.validation[largest] for epoch in epochs if epoch.validation is not None]
+    if validation:
+        chosen = epochs[validation.index(max(validation))]
+        scores |= {f"chosen mAP@{tiou:g}": value for tiou, value in zip(tious, chosen.mean_ap, strict=True)}
+        details |= {"chosen_epoch": chosen.epoch, "validation_curve": validation}
+    return Scored(scores, details)
+
+
+def _sides(bench: Bench) -> Sides:
+    return bench.once("videos", lambda: _open_sides(bench))
+
+
+def _open_sides(bench: Bench) -> Sides:
+    named = bench.options.detection
+    other = bench.other(named.dataset, named.protocol, named.data)
+    train = open_videos(other.folder, named.dataset, named.protocol, "train")
+    test = open_videos(other.folder, named.dataset, named.protocol, "test")
+    whole = Sides(train, test, None, None, train.unlabelled + test.unlabelled, other.manifest.fingerprint)
+    if not bench.options.validation:
+        return whole
+    groups, by = _apart(train)
+    numbers = split_by_subject(groups, np.arange(len(train)), bench.options.validation, seed=0)
+    kept, held_out = (train.subset(part.tolist()) for part in numbers)
+    return whole._replace(train=kept, validation=held_out, validation_by=by)
+
+
+def _absent(sides: Sides) -> dict[str, list[int]]:
+    """Classes (from 0) of which nothing trains or nothing is tested; ConfigError where none is on both sides."""
+    trained, tested = (np.unique(videos.actions()[:, 1] - 1) for videos in (sides.train, sides.test))
+    if not np.isin(tested, trained).any():
+        named = [", ".join(map(str, found.tolist())) for found in (trained, tested)]
+        raise ConfigError(
+            f"{sides.train.store.path}: found training actions of the classes {named[0]} and test actions of"
+            f" {named[1]}, expected a class on both sides"
+        )
+    missing, untested = (np.setdiff1d(np.arange(sides.train.num_classes), found) for found in (trained, tested))
+    return {"missing_classes": missing.tolist(), "untested_classes": untested.tolist()}
+
+
+def _apart(videos: Videos) -> tuple[Ids, str]:
+    """(N,) who acts; or, if a name does not tell, the number of the performance, whose views must not be parted."""
+    subject = np.array([video.info.subject for video in videos.videos], np.int64)
+    if not (subject == UNKNOWN).any():
+        return subject, "subject"
+    # 0002-L, 0002-M and 0002-R are one performance
+    recordings = [key.rpartition("-")[0] or key for key in videos.keys]
+    return np.unique(recordings, return_inverse=True)[1].astype(np.int64), "recording"
 
 
 def _training_views(bench: Bench, videos: Videos, options: DetectionTaskConfig) -> EpochViews:
@@ -83,9 +233,10 @@ def _training_views(bench: Bench, videos: Videos, options: DetectionTaskConfig) 
     )
 
 
-def _find(bench: Bench, detector: Detector, videos: Videos, number: int, options: DetectionTaskConfig) -> Events:
-    scores = frame_scores(detector, _test_views(bench, videos, number, options), device=bench.device)
-    return find_actions(scores.numpy(), number, options.post)
+def _frame_scores(bench: Bench, detector: Detector, videos: Videos, options: DetectionTaskConfig) -> FrameScores:
+    return lambda number: frame_scores(
+        detector, _test_views(bench, videos, number, options), device=bench.device
+    ).numpy()
 
 
 def _test_views(bench: Bench, videos: Videos, number: int, options: DetectionTaskConfig) -> Iterator[Views]:
@@ -103,10 +254,19 @@ def _test_views(bench: Bench, videos: Videos, number: int, options: DetectionTas
     )
 
 
-def _scores(videos: Videos, truth: Events, found: Events, options: DetectionTaskConfig) -> Scored:
+def _truth(videos: Videos) -> Events:
+    return Events.of(*videos.actions().T)
+
+
+def _mean_ap(videos: Videos, found: Events, tious: Sequence[float]) -> tuple[float, ...]:
+    rows = ap_scores(_truth(videos), found, np.arange(len(videos)), videos.num_classes, tious)
+    return tuple(row.mean_ap for row in rows)
+
+
+def _scores(videos: Videos, truth: Events, found: Events, tious: Sequence[float]) -> Scored:
     numbers = np.arange(len(videos))
-    simple = ap_scores(truth, found, numbers, videos.num_classes, options.tious)
-    official = official_scores(truth, found, numbers, videos.num_classes, options.tious)
+    simple = ap_scores(truth, found, numbers, videos.num_classes, tious)
+    official = official_scores(truth, found, numbers, videos.num_classes, tious)
     scores: dict[str, float | int] = {}
     for ours, theirs in zip(simple, official, strict=True):
         scores[f"mAP@{ours.tiou:g}"] = ours.mean_ap
@@ -117,8 +277,6 @@ def _scores(videos: Videos, truth: Events, found: Events, options: DetectionTask
     details = {
         "per_class": {f"{row.tiou:g}": list(row.per_class) for row in simple},
         "videos": len(videos),
-        "unlabelled": list(videos.unlabelled),
-        "overlapping_frames": videos.overlaps.frames,
         "actions": len(truth),
         "detections": len(found),
     }

@@ -153,11 +153,7 @@ def fusion_lacks(bench: Bench) -> str | None:
 
 def fusion(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """The class scores of three runs, one a stream, added up."""
-    named, own = bench.options.fusion, bench.source.results
-    assert named.bone is not None
-    assert named.motion is not None
-    setting = linear_settings(bench.options)[0]
-    folders = {"joint": own, "bone": named.bone / "results", "motion": named.motion / "results"}
+    setting, folders = linear_settings(bench.options)[0], _folders_of_streams(bench)
     for stream in STREAMS[1:]:
         found = read_config(folders[stream].parent / "config.json").data
         expected = bench.config.data.model_copy(update={"stream": stream})
@@ -179,15 +175,34 @@ def fusion(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     details = {
         "per_class": list(result.weighted_per_class),
         "equal_per_class": list(result.equal_per_class),
-        "checkpoints": {stream: row.checkpoint_sha256 for stream, row in rows.items()},
+        **fused_checkpoints(bench),
     }
     return Scored({"accuracy": result.weighted, "equal": result.equal, **result.alone}, details)
 
 
+def _folders_of_streams(bench: Bench) -> dict[str, Path]:
+    named = bench.options.fusion
+    assert named.bone is not None
+    assert named.motion is not None
+    return {"joint": bench.source.results, "bone": named.bone / "results", "motion": named.motion / "results"}
+
+
+def fused_checkpoints(bench: Bench) -> dict[str, Any]:
+    """By which checkpoints the class scores were made that lie in the three runs now."""
+    setting = linear_settings(bench.options)[0]
+    rows = {stream: _trained(folder / "linear.json", setting) for stream, folder in _folders_of_streams(bench).items()}
+    return {"checkpoints": {stream: row and row.checkpoint_sha256 for stream, row in rows.items()}}
+
+
+def _trained(path: Path, setting: Setting) -> TaskResult | None:
+    """Of a file of results, that of the trained encoder."""
+    rows = read_results(path) if path.is_file() else []
+    return next((row for row in rows if row.subject == "trained" and row.setting == setting), None)
+
+
 def _linear_row(bench: Bench, path: Path, setting: Setting) -> TaskResult:
     """The result whose class scores lie in a folder; scored as this run's linear task would be, on the same data."""
-    rows = read_results(path) if path.is_file() else []
-    row = next((row for row in rows if row.subject == "trained" and row.setting == setting), None)
+    row = _trained(path, setting)
     if row is None:
         raise ConfigError(f"{path}: found no result of {setting}, expected one: score the task linear of that run")
     options = bench.options

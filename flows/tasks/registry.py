@@ -19,6 +19,10 @@ def _always(bench: Bench) -> str | None:
     return None
 
 
+def _nothing(bench: Bench) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Task:
     """A downstream task.
@@ -30,6 +34,7 @@ class Task:
         subjects: what is scored; with `baselines=false` the first alone.
         shown: scores of a table, those there are.
         lacks: why the task cannot be run here; None when it can.
+        other: details of its rows that tell on which other data or runs the numbers depend, as they would be now.
     """
 
     settings: Callable[[EvaluateConfig], list[Setting]]
@@ -38,6 +43,7 @@ class Task:
     subjects: tuple[Subject, ...] = _BOTH
     shown: tuple[str, ...] = ("accuracy", "best", "chosen")
     lacks: Callable[[Bench], str | None] = _always
+    other: Callable[[Bench], dict[str, Any]] = _nothing
 
     def options(self, config: EvaluateConfig, subject: Subject) -> dict[str, Any]:
         """Everything that changes its numbers, as JSON has it; options of the first part stand at the top."""
@@ -69,13 +75,20 @@ TASKS: dict[str, Task] = {
     "early": Task(frozen.early_settings, frozen.early, ("early", *_HEAD)),
     "finetune": Task(tuned.finetune_settings, tuned.tune, ("finetune", "validation")),
     "semi": Task(tuned.semi_settings, tuned.semi, ("semi", "finetune", "validation"), lacks=tuned.semi_lacks),
-    "transfer": Task(tuned.transfer_settings, tuned.transfer, ("transfer", "finetune"), lacks=tuned.transfer_lacks),
+    "transfer": Task(
+        tuned.transfer_settings,
+        tuned.transfer,
+        ("transfer", "finetune"),
+        lacks=tuned.transfer_lacks,
+        other=tuned.target_data,
+    ),
     "detection": Task(
         detect.detection_settings,
         detect.detection,
-        ("detection",),
-        shown=("mAP@0.1", "mAP@0.3", "mAP@0.5", "mAP_action@0.5"),
+        ("detection", "validation"),
+        shown=("mAP@0.1", "mAP@0.3", "mAP@0.5", "mAP_action@0.5", "best mAP@0.5", "chosen mAP@0.5"),
         lacks=detect.detection_lacks,
+        other=detect.video_data,
     ),
     "fusion": Task(
         frozen.one_row,
@@ -84,5 +97,6 @@ TASKS: dict[str, Task] = {
         ("trained",),
         ("accuracy", "equal", "joint", "bone", "motion"),
         frozen.fusion_lacks,
+        frozen.fused_checkpoints,
     ),
 }

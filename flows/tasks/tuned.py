@@ -97,6 +97,11 @@ def transfer_lacks(bench: Bench) -> str | None:
     return None
 
 
+def target_data(bench: Bench) -> dict[str, Any]:
+    """Of which data the network is tuned to."""
+    return {"fingerprint": _target(bench).manifest.fingerprint}
+
+
 def transfer_settings(options: EvaluateConfig) -> list[Setting]:
     return repeats(options.finetune.seed, options)
 
@@ -104,7 +109,7 @@ def transfer_settings(options: EvaluateConfig) -> list[Setting]:
 def transfer(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """The whole network on another data set."""
     target = _target(bench)
-    more = {"fingerprint": target.manifest.fingerprint, "dataset": target.dataset, "protocol": target.protocol}
+    more = {**target_data(bench), "dataset": target.dataset, "protocol": target.protocol}
     more |= target.absent_classes()
     return _scored(_tuned(bench, target, subject, (None, None), int(setting["seed"])), more)
 

@@ -294,7 +294,7 @@ def test_a_moved_store_is_found_by_data(
         evaluate(ask(run, "retrieval"))
     found = evaluate(ask(run, "retrieval", data=tmp_path / "new"))
     assert [result.scores for result in found] == [result.scores for result in results[2:]]
-    assert finished(ask(run, "retrieval")) == found
+    assert finished(ask(run, "retrieval", data=tmp_path / "new")) == found
 
 
 def test_data_of_another_fingerprint_is_refused_even_where_results_are(scored: Path, other_store: Path) -> None:

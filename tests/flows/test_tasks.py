@@ -22,6 +22,7 @@ from models.evaluation.subsets import SubsetLists
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError
+from shards.manifest import read_manifest
 
 SHORT = (
     "linear.epochs=2",
@@ -209,7 +210,9 @@ def test_three_streams_are_fused_from_the_class_scores_of_three_runs(
         evaluate(ask(runs[stream], "linear"))
     named = tuple(f"fusion.{stream}={folder}" for stream, folder in runs.items())
     shutil.copytree(scored, tmp_path / "joint")
-    (row,) = evaluate(ask(tmp_path / "joint", "fusion", overrides=(*SHORT, *named)))
+    request = ask(tmp_path / "joint", "fusion", overrides=(*SHORT, *named))
+    (row,) = evaluate(request)
+    assert finished(request) == [row]
     folders = {"joint": tmp_path / "joint", **runs}
     scores = {
         stream: read_class_scores(folder / "results" / "class-scores" / "linear-trained-seed-0.npz")
@@ -220,6 +223,9 @@ def test_three_streams_are_fused_from_the_class_scores_of_three_runs(
     assert isinstance(weighted, torch.Tensor)
     assert row.scores["accuracy"] == pytest.approx(float((weighted.argmax(1) == label).float().mean()))
     assert row.scores["bone"] == pytest.approx(float((scores["bone"].values.argmax(1) == label).float().mean()))
+    of_bone = runs["bone"] / "results" / "linear.json"
+    of_bone.write_text(of_bone.read_text().replace(row.details["checkpoints"]["bone"], "0" * 64))
+    assert finished(request) is None
     with pytest.raises(ConfigError, match="found a run on ntu60 xview motion, expected ntu60 xview bone"):
         evaluate(
             ask(
@@ -276,9 +282,16 @@ def test_detection_and_transfer_use_the_stores_beside_the_runs(run: Path, store:
     assert set(rows[0].scores) >= {"mAP@0.1", "mAP@0.5", "mAP_action@0.1", "F1@0.5", "2DAP"}
     assert all(0 <= value <= 1 for row in rows for value in row.scores.values())
     assert rows[2].details["dataset"] == "pkummd1"
+    assert finished(request) == rows
     lines = (tmp_path / "run" / "results" / "detections" / "trained-seed-0.csv").read_text().splitlines()
     assert lines[0] == "video,class,start,stop,score"
     assert len(lines) == 1 + int(rows[0].details["detections"])  # type: ignore[arg-type]  # a count
     figures = score_figures(tmp_path / "run" / "results", rows)
     assert len(figures) == min(3, int(rows[0].details["videos"]))  # type: ignore[call-overload]  # a count
     assert all("detection: " in figure and "truth" in figure for figure in figures)
+    (folder,) = data.glob("pkummd1-*")
+    for name in ("detection", "transfer"):
+        assert finished(request.model_copy(update={"tasks": (name,)})) is not None
+        path = tmp_path / "run" / "results" / f"{name}.json"
+        path.write_text(path.read_text().replace(read_manifest(folder).fingerprint, "0" * 12))
+        assert finished(request.model_copy(update={"tasks": (name,)})) is None

@@ -104,6 +104,7 @@ def test_the_defaults_are_the_published_setting() -> None:
         "weight_decay": 0.0,
         "milestones": (39,),
         "gamma": 0.1,
+        "score_every": 5,
         "window": 16,
         "train_strides": (3, 5),
         "test_stride": 4,
@@ -245,17 +246,18 @@ def test_the_same_seed_gives_the_same_detector_and_another_seed_another(method: 
     assert not torch.equal(first, weights(2))
 
 
-def test_the_detector_can_be_looked_at_after_each_epoch() -> None:
+@pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2]), (2, [1, 2]), (3, [2]), (5, [2])])
+def test_the_detector_can_be_looked_at_after_some_epochs_and_the_last(every: int, epochs: list[int]) -> None:
     states: list[tuple[int, Tensor]] = []
 
     def look(epoch: int, detector: Detector) -> None:
         frame_scores(detector, Windows().epoch(0))
         states.append((epoch, detector.head.weight.detach().clone()))
 
-    watched = train_detector(encoder(), Windows(), config(epochs=3), CLASSES, after_epoch=look)
-    assert [epoch for epoch, _ in states] == [0, 1, 2]
+    watched = train_detector(encoder(), Windows(), config(epochs=3, score_every=every), CLASSES, after_epoch=look)
+    assert [epoch for epoch, _ in states] == epochs
     assert torch.equal(states[-1][1], watched.head.weight)
-    assert not torch.equal(states[0][1], states[1][1])
+    assert not any(torch.equal(weight, watched.head.weight) for _, weight in states[:-1])
     alone = train_detector(encoder(), Windows(), config(epochs=3), CLASSES)
     assert torch.equal(alone.head.weight, watched.head.weight)
 
