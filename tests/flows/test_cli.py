@@ -218,6 +218,7 @@ def test_pretrain_evaluate_and_report_follow_each_other(
     assert capsys.readouterr().out == table
     assert main(*score, "--checkpoint", "epoch_0001.pt") == 0
     assert [path.name for path in sorted((run / "results").iterdir())] == [
+        ".lock",
         "class-scores",
         "epoch_0001",
         "linear.json",
