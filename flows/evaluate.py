@@ -164,7 +164,6 @@ def _score(bench: Bench, name: str) -> list[TaskResult]:
     for row, setting in wanted.items():
         if row not in rows:
             rows[row] = _run(bench, name, row[0], setting)
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_results(path, list(rows.values()))
     return [rows[row] for row in wanted]
 
