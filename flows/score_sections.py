@@ -69,7 +69,8 @@ def _tables(results: Sequence[TaskResult]) -> Iterator[Table]:
     for result in results:
         for name, values in _per_class(result).items():
             by_class.setdefault(name, []).append(values)
-    if by_class and len(lines(results)) == len({line.options for line in lines(results)}):
+    measured = lines(results)
+    if by_class and len(measured) == len({line.options for line in measured}):
         columns = {name: _mean(repetitions) for name, repetitions in by_class.items()}
         classes = sorted({label for values in columns.values() for label in values})
         rows = ((str(label), *(_cell(values.get(label)) for values in columns.values())) for label in classes)

@@ -220,7 +220,8 @@ def obvious_linear(train: Features, test: Features, epochs: int, device: str) ->
     for _ in range(epochs):
         for x, y in data:
             optimizer.zero_grad()
-            F.cross_entropy(head(x.to(device)), y.to(device)).backward()  # type: ignore[no-untyped-call]
+            loss = F.cross_entropy(head(x.to(device)), y.to(device))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
         with torch.no_grad():
             right = sum(int((head(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in tests)

@@ -1,39 +1,17 @@
 """Scores as sections of the report: by class, by group of samples, and by choice of options."""
 
 from pathlib import Path
-from typing import Any
 
 from flows.score_sections import sections
-from flows.tasks.config import EvaluateConfig
-from flows.tasks.registry import TASKS
-from models.evaluation.results import TaskResult
-
-
-def result(task: str = "retrieval", **changes: Any) -> TaskResult:
-    fields: dict[str, Any] = {
-        "task": task,
-        "subject": "trained",
-        "setting": {},
-        "options": TASKS[task].options(EvaluateConfig(), changes.get("subject", "trained")),
-        "method": "pcm3pp",
-        "checkpoint": None,
-        "checkpoint_sha256": None,
-        "fingerprint": "abc123",
-        "recipe": "pcm3",
-        "dataset": "ntu60",
-        "protocol": "xview",
-        "stream": "joint",
-        "scores": {"accuracy": 0.9},
-        "time": "2030-01-01T00:00:00+00:00",
-        "seconds": 1.0,
-        "hardware": "CPU",
-        "versions": {},
-    }
-    return TaskResult(**(fields | changes))
+from tests.flows.records import result
 
 
 def test_a_task_is_a_section_with_its_subjects_side_by_side(tmp_path: Path) -> None:
-    rows = [result(), result(subject="coordinates", scores={"accuracy": 0.5}), result("transfer", setting={"seed": 0})]
+    rows = [
+        result("retrieval"),
+        result("retrieval", subject="coordinates", scores={"accuracy": 0.5}),
+        result("transfer", setting={"seed": 0}),
+    ]
     found = sections(tmp_path, rows)
     assert [(section.task, section.options, section.subjects) for section in found] == [
         ("retrieval", "published", ["trained", "coordinates"]),
@@ -66,7 +44,9 @@ def test_the_average_precision_of_a_class_stands_beside_those_of_other_overlaps(
 
 def test_groups_of_samples_are_told_with_their_sizes(tmp_path: Path) -> None:
     details = {"by_camera": {"1": {"accuracy": 0.25, "samples": 4}, "3": {"accuracy": 1.0, "samples": 2}}}
-    (section,) = sections(tmp_path, [result(details=details), result(subject="random encoder", details=details)])
+    (section,) = sections(
+        tmp_path, [result("retrieval", details=details), result("retrieval", subject="random encoder", details=details)]
+    )
     (table,) = section.tables
     assert (table.title, table.header) == ("by camera, %", ("camera", "trained", "random encoder", "samples"))
     assert table.rows == (("1", "25.0", "25.0", "4"), ("3", "100.0", "100.0", "2"))
