@@ -133,6 +133,7 @@ def test_an_error_in_ranks_is_told_once_and_leaves_no_process(
 ) -> None:
     ours = options(tmp_path / "run")
     ours.run.mkdir()
+    before = set(psutil.Process().children())  # other tests of this process may have left some, such as a cluster's
     with (ours.run / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert cli.main(command(ours, "--gpus", "2")) == 1
@@ -140,7 +141,7 @@ def test_an_error_in_ranks_is_told_once_and_leaves_no_process(
     (line,) = lines_of(said.err)
     assert line == f"skelstream: error: {ours.run}: found another process training in it, expected to be the only one"
     assert (said.out, said.err.count("Traceback")) == ("", 0)
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 def test_ranks_started_by_hand_refuse_to_disagree(options: Make, tmp_path: Path) -> None:
