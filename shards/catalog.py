@@ -109,6 +109,12 @@ def _named(catalogue: Mapping[str, T], kind: str, name: str) -> T:
     return found
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """What people call the classes of a data set, in the order of the labels; numbers where they have no names."""
+    known = dataset(name)
+    return known.class_names or tuple(f"class {label}" for label in range(known.num_classes))
+
+
 def missing_samples(source_name: str) -> frozenset[str]:
     """Samples the publishers say to leave out (NTU: the 535 of NTU 120, a superset of NTU 60's 302)."""
     return source(source_name).missing

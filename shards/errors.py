@@ -29,6 +29,10 @@ class CheckpointError(SkelstreamError):
     """A checkpoint does not fit the data, the model or the format."""
 
 
+class ShortageError(SkelstreamError):
+    """Disk or memory is short for what was asked, found before anything was begun."""
+
+
 def raw_error(file: str, where: str, found: str, expected: str) -> RawInputError:
     """Build the one form of raw-input message.
 

@@ -30,6 +30,7 @@ class DataSet:
         rules: protocol -> its rule.
         counts: protocol -> official (train, test) counts without missing samples; of PKU-MMD videos, not actions. Empty
             where nothing is published.
+        class_names: what people call the classes, in the order of the labels; empty where they have no names.
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataSet:
     num_classes: int
     rules: Mapping[str, Rule]
     counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     @property
     def protocols(self) -> tuple[str, ...]:

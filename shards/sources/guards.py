@@ -78,6 +78,8 @@ def _dataset_problems(data: DataSet, source: Source) -> Iterator[tuple[str, str]
         yield f"{data.num_classes} classes in {data.name}", f"1 to the source's {source.num_classes}"
     if not data.rules or not all(_PROTOCOL_NAME.fullmatch(protocol) for protocol in data.rules):
         yield f"the protocols {data.protocols} of {data.name}", "at least one, in lower-case letters and digits"
+    if len(data.class_names) not in (0, data.num_classes):
+        yield f"{len(data.class_names)} names of classes in {data.name}", f"none or {data.num_classes}"
     if not data.counts.keys() <= data.rules.keys():
         yield f"counts of {sorted(data.counts)} in {data.name}", f"counts of its protocols {sorted(data.rules)}"
 

@@ -15,6 +15,7 @@ NTU120_TRAIN_SUBJECTS = NTU60_TRAIN_SUBJECTS | {
 NTU60_SETUPS, NTU60_CLASSES = 17, 60
 
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", re.ASCII)
+_CLASSES = read_list("ntu_classes")
 _by_camera = by("camera", train=(2, 3), test=(1,))
 
 
@@ -55,6 +56,7 @@ NTU60 = DataSet(
     num_classes=NTU60_CLASSES,
     rules={"xsub": _ntu60_xsub, "xview": _ntu60_xview},
     counts={"xsub": (40_091, 16_487), "xview": (37_646, 18_932)},
+    class_names=_CLASSES[:NTU60_CLASSES],
 )
 NTU120 = DataSet(
     name="ntu120",
@@ -62,6 +64,7 @@ NTU120 = DataSet(
     num_classes=120,
     rules={"xsub": _ntu120_xsub, "xset": _ntu120_xset},
     counts={"xsub": (63_026, 50_919), "xset": (54_468, 59_477)},
+    class_names=_CLASSES,
 )
 NTU = Source(
     name="ntu",

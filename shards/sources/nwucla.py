@@ -4,7 +4,7 @@ import re
 
 from shards.errors import raw_error
 from shards.schema import SampleInfo
-from shards.sources import DataSet, Source, by, name_fields
+from shards.sources import DataSet, Source, by, name_fields, read_list
 
 _NAME = re.compile(r"a(\d{2})_s(\d{2})_e(\d{2})_v(\d{2})", re.ASCII)
 
@@ -31,6 +31,7 @@ NWUCLA = Source(
             num_classes=10,
             rules={"xview": by("camera", train=(1, 2), test=(3,))},
             counts={"xview": (1_020, 464)},
+            class_names=read_list("nwucla_classes"),
         ),
     ),
     steps=({"name": "map joints", "from": "Kinect v1", "to": "Kinect v2"},),

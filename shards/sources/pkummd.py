@@ -46,7 +46,8 @@ _by_camera = by("camera", train=(PKU_CAMERAS["M"], PKU_CAMERAS["R"]), test=(PKU_
 
 
 def _data(name: str, counts: Mapping[str, tuple[int, int]]) -> tuple[DataSet]:
-    return (DataSet(name, name, 51, {"xsub": _by_list(name), "xview": _by_camera}, counts),)
+    rules = {"xsub": _by_list(name), "xview": _by_camera}
+    return (DataSet(name, name, 51, rules, counts, read_list("pkummd_classes")),)
 
 
 PKUMMD1 = Source(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.catalog import DATASETS, SOURCES, dataset, info_from_name, missing_samples, read_list, source
+from shards.catalog import DATASETS, SOURCES, class_names, dataset, info_from_name, missing_samples, read_list, source
 from shards.errors import ConfigError, RawInputError
 from shards.schema import UNKNOWN, SampleInfo
 
@@ -82,3 +82,10 @@ def test_a_list_has_no_repeated_name_and_no_prose(name: str) -> None:
     assert len(set(names)) == len(names)
     for entry in names:
         info_from_name(name.partition("_")[0], entry)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_class_of_the_data_sets_has_a_name_of_its_own(name: str) -> None:
+    names = class_names(name)
+    assert len(names) == len(set(names)) == dataset(name).num_classes
+    assert not any(known.startswith("class ") for known in names)
