@@ -70,9 +70,9 @@ gpu:
 	@PYTHONPATH=. $(GPU_PYTHON) tests/benchmarks/training.py --device cuda
 	@PYTHONPATH=. $(GPU_PYTHON) tests/benchmarks/evaluation.py --device cuda
 
-# All but what trains for long: the ablations (hours and a data set) and detection (half an hour).
+# All but what trains for long, the ablations (hours and a data set) and detection (half an hour), or needs runs: report.py.
 bench: $(SETUP)
-	@for script in $(filter-out %/ablations.py %/detection.py,$(wildcard tests/benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out %/ablations.py %/detection.py %/report.py,$(wildcard tests/benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # Every loader beside the reference in one process; some minutes.
 bench-loaders: $(SETUP)

@@ -88,11 +88,11 @@ def pose(bodies: npt.NDArray[np.float32], up: int, person: int | None, joint: in
 
     Args:
         bodies: (M, V, C); a body of zeros is absent.
-        up: the coordinate drawn upwards; the first one goes to the right.
+        up: the coordinate drawn upwards; the first one grows to the left: the person is seen face to face.
         person, joint: what to mark; None: nothing.
     """
     there = np.asarray(bodies.any(axis=(1, 2)))
-    points = bodies[:, :, [0, up]] * [1, -1]
+    points = bodies[:, :, [0, up]] * [-1, -1]
     if there.any():
         seen = points[there].reshape(-1, 2)
         low, high = seen.min(axis=0), seen.max(axis=0)

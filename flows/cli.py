@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flows import cli_data, cli_exchange, cli_scores, rank
+from flows import cli_benchmark, cli_data, cli_exchange, cli_scores, cli_serve, cli_shelf, rank
 from flows.cli_data import add_loader, add_plain, command, loader_options
 from flows.cli_view import add_view
 from shards.catalog import DATASETS
@@ -117,6 +117,9 @@ def parser() -> argparse.ArgumentParser:
     _add_pretrain(commands)
     cli_scores.add_commands(commands)
     cli_exchange.add_commands(commands)
+    cli_benchmark.add_commands(commands)
+    cli_shelf.add_commands(commands)
+    cli_serve.add_commands(commands)
     return root
 
 
@@ -177,6 +180,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         resume=options.resume,
         device=options.device,
         gpus=_count("--gpus", options.gpus),
+        share_gpu=options.share_gpu,
     )
     result = finished(request)
     if result is None and options.plain:

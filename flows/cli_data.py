@@ -36,6 +36,7 @@ def command(
 def add_loader(sub: argparse.ArgumentParser) -> None:
     """How samples reach which device; no result depends on it."""
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument("--share-gpu", action="store_true", help="do not wait for a GPU that nobody else computes on")
     sub.add_argument(
         "--loader",
         choices=["auto", "resident", "stream", "dali"],
@@ -84,12 +85,12 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
 
 def _add_synth(commands: Any) -> None:
     sub = command(commands, "synth", _synth, "write licence-free raw archives in an exact official format")
-    sub.add_argument("--source", required=True, choices=["ntu", "pkummd1", "pkummd2"])
+    sub.add_argument("--source", required=True, choices=["ntu", "pkummd1", "pkummd2"], help="whose format")
     sub.add_argument("--out", type=Path, required=True, help="new or empty folder")
     sub.add_argument("--subjects", type=int, default=8, help="performers")
     sub.add_argument("--classes", type=int, default=6, help="action classes")
     sub.add_argument("--samples", type=int, default=240, help="files")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     sub.add_argument("--zip", action="store_true", help="a zip instead of a folder")
 
 

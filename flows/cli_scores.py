@@ -40,6 +40,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         overrides=tuple(options.overrides),
         loader=loader_options(options),
         device=options.device,
+        share_gpu=options.share_gpu,
     )
     for name, reason in left_out(request).items():
         print(f"left out: {name}: {reason}")
@@ -59,7 +60,7 @@ def _add_compare(commands: Any) -> None:
     sub.add_argument(
         "--pool-seeds", action="store_true", help="runs that differ in nothing but the seed become one: mean, deviation"
     )
-    sub.add_argument("--format", choices=["markdown", "csv", "latex"], default="markdown", help="default: %(default)s")
+    sub.add_argument("--format", choices=["markdown", "csv", "latex"], default="markdown", help="of the tables")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -72,12 +73,16 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    sub = command(commands, "report", _report, "write one self-contained HTML page about a run")
-    sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
-    sub.add_argument("--out", type=Path, help="the page; without it RUN/report.html")
+    sub = command(commands, "report", _report, "write one self-contained HTML page about a run, or about several")
+    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a pre-training run")
+    sub.add_argument("--out", type=Path, help="the page; without it RUN/report.html of a single run")
+    sub.add_argument("--title", help="stands above; without it what the runs are")
 
 
 def _report(options: argparse.Namespace) -> None:
     from flows.report import write_report
+    from shards.errors import ConfigError
 
-    print(write_report(options.run, options.out or options.run / "report.html"))
+    if options.out is None and len(options.runs) > 1:
+        raise ConfigError(f"--out: found none beside {len(options.runs)} runs, expected the name of the page")
+    print(write_report(options.runs, options.out or options.runs[0] / "report.html", title=options.title))

@@ -16,7 +16,8 @@ def add_view(commands: Any) -> None:
     sub.add_argument(
         "--views",
         default="pcm3pp",
-        help="a method, the folder of a run, a .json file of a ViewSpec, or all: a view for each operation",
+        help="a method, a .json file of a ViewSpec, all (a view for each operation), or the folder of a run: then also "
+        "what its last checkpoint predicts of hidden joints, and the nearest training samples",
     )
     sub.add_argument("--stream", choices=["joint", "bone", "motion"], default="joint", help="of a method's views")
     sub.add_argument("--seed", type=int, help="of the run to replay; without it that of the run in --views, else 0")

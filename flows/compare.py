@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -85,25 +85,46 @@ def pool_seeds(runs: Mapping[str, Sequence[TaskResult]]) -> dict[str, list[TaskR
     Raises:
         ConfigError: a folder holds no run.
     """
+    return {
+        names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more": [
+            result for name in names for result in runs[name]
+        ]
+        for names in seed_groups(list(runs))
+    }
+
+
+def seed_groups(runs: Sequence[str]) -> list[list[str]]:
+    """Folders of runs, those together whose configurations differ in nothing but the seed.
+
+    Raises:
+        ConfigError: a folder holds no run.
+    """
     found: dict[str, list[str]] = {}
     for name in runs:
         config = read_config(Path(name) / "config.json").model_dump(mode="json")
         del config["train"]["seed"]
         found.setdefault(json.dumps(config, sort_keys=True), []).append(name)
-    return {
-        names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more": [
-            result for name in names for result in runs[name]
-        ]
-        for names in found.values()
-    }
+    return list(found.values())
 
 
-def compare(runs: Mapping[str, Sequence[TaskResult]], *, baselines: bool = False) -> Comparison:
+def full_name(run: str, result: TaskResult) -> str:
+    """What a line of a table is called: the run, what of it was scored where that is no trained encoder, the method."""
+    name = run if result.subject == "trained" else f"{run}: {result.subject}"
+    return f"{name} ({result.method}, {result.stream})"
+
+
+def compare(
+    runs: Mapping[str, Sequence[TaskResult]],
+    *,
+    baselines: bool = False,
+    called: Callable[[str, TaskResult], str] = full_name,
+) -> Comparison:
     """Put results side by side.
 
     Args:
         runs: name -> results.
         baselines: also the encoders before training and the coordinates.
+        called: what the line of a run's result is called.
 
     Raises:
         ConfigError: figures of one column were made by different settings or on different data, and which.
@@ -114,8 +135,7 @@ def compare(runs: Mapping[str, Sequence[TaskResult]], *, baselines: bool = False
         for result in results:
             if result.subject != "trained" and not baselines:
                 continue
-            name = run if result.subject == "trained" else f"{run}: {result.subject}"
-            name = f"{name} ({result.method}, {result.stream})"
+            name = called(run, result)
             for column in _columns(result):
                 known = first.setdefault(column, (run, result))
                 if result.subject == known[1].subject:
@@ -125,6 +145,56 @@ def compare(runs: Mapping[str, Sequence[TaskResult]], *, baselines: bool = False
     published, notes = _published(columns, first)
     values |= published
     return Comparison(tuple(dict.fromkeys(name for name, _ in values)), columns, values, notes)
+
+
+def compare_apart(
+    runs: Mapping[str, Sequence[TaskResult]], *, called: Callable[[str, TaskResult], str] = full_name
+) -> list[Comparison]:
+    """As `compare` with baselines, a table each, in which figures that do not compare stand in tables of their own.
+
+    The first note of such a table says why it is one.
+    """
+    tables: dict[str, list[_Table]] = {}
+    for run, results in runs.items():
+        for result in results:
+            columns = _columns(result)
+            if columns:
+                _file(tables.setdefault(columns[0].table, []), columns, run, result)
+    found = []
+    for table in (table for own in tables.values() for table in own):
+        made = compare(table.runs, baselines=True, called=called)
+        found.append(replace(made, notes=(*table.why, *made.notes)))
+    return sorted(found, key=lambda made: _place(made.columns[0])[:3])
+
+
+@dataclass
+class _Table:
+    """Results that compare; `why` they do not with those of the table before."""
+
+    why: tuple[str, ...]
+    runs: dict[str, list[TaskResult]] = field(default_factory=dict)
+    first: dict[tuple[Column, str], tuple[str, TaskResult]] = field(default_factory=dict)
+
+
+def _file(tables: list[_Table], columns: Sequence[Column], run: str, result: TaskResult) -> None:
+    """Add a result to the first table whose results it compares with, or to a new one."""
+    why: tuple[str, ...] = ()
+    for table in tables:
+        try:
+            for column in columns:
+                known = table.first.get((column, result.subject))
+                if known is not None:
+                    _check(column, *known, run, result)
+        except ConfigError as error:
+            why = (f"A table of its own: {error}.",)
+        else:
+            break
+    else:
+        table = _Table(why)
+        tables.append(table)
+    table.runs.setdefault(run, []).append(result)
+    for column in columns:
+        table.first.setdefault((column, result.subject), (run, result))
 
 
 def _columns(result: TaskResult) -> list[Column]:

@@ -82,7 +82,11 @@ def check_protocol(name: str, protocol: str) -> None:
 
 
 class PretrainConfig(Frozen):
-    """Everything that decides a pre-training run except where its files lie."""
+    """Everything that decides a pre-training run except where its files lie.
+
+    Attributes:
+        method: name of a recipe, and of variants joined by "+".
+    """
 
     method: str
     data: DataConfig

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow
 
-from flows.evaluate import EvaluateOptions, evaluate, table
-from flows.preprocess import PreprocessOptions, preprocess
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import EvaluateOptions, evaluate_flow
+from flows.preprocess import PreprocessOptions, preprocess_flow
+from flows.pretrain import PretrainOptions, pretrain_flow
 from flows.report import write_report
+from flows.tracking import attempt, link, name_run
 from pipelines.synthetic import synthesize
 
 # From the recipe for small data, what two cores do in a few minutes. The synthetic bodies need a lower rate than
@@ -36,28 +37,29 @@ def archives(raw: Path) -> Path:
 
 @flow(name="demo")
 def demo_flow(out: str = "demo") -> str:
-    """Synthetic archives -> shards -> PCM3++ -> scores -> report; each reuses what is there."""
+    """Synthetic archives -> shards -> PCM3++ -> scores -> report; each reuses what is there.
+
+    Args:
+        out: folder for everything the demo makes.
+    """
     folder = Path(out)
+    name_run(f"demo in {folder.name}", run=folder.name)
     print("1/5  synthetic NTU RGB+D archives (licence-free, in the official format)")
-    raw = task(archives)(folder / "raw")
+    raw = attempt("archives", archives)(folder / "raw")
     print("2/5  raw archives -> store and shards")
-    result = task(preprocess)(PreprocessOptions(source="ntu", raw=(str(raw),), out=str(folder / "data")), progress=True)
-    print(result.summary())
+    store = preprocess_flow(PreprocessOptions(source="ntu", raw=(str(raw),), out=str(folder / "data")))
     print("3/5  PCM3++ pre-training, without labels")
     run = folder / "run"
-    options = PretrainOptions(
-        method="pcm3pp-small",
-        data=str(result.folder),
-        dataset="ntu60",
-        protocol="xview",
-        run=run,
-        overrides=OVERRIDES,
-        resume=True,
+    pretrain_flow(
+        PretrainOptions(
+            method="pcm3pp-small", data=store, dataset="ntu60", protocol="xview", run=run, overrides=OVERRIDES
+        )
     )
-    task(pretrain)(options, progress=True)
     print("4/5  linear and retrieval scores, beside the untrained encoder and the coordinates themselves")
-    print(table(task(evaluate)(EvaluateOptions(run=run), progress=True)))
+    evaluate_flow(EvaluateOptions(run=run))
     print("5/5  report")
-    page = task(write_report)(run, folder / "report.html")
+    title = "PCM3++ on synthetic recordings, whose motions are made up"
+    page = attempt("report", write_report)([run], folder / "report.html", title=title)
+    link("demo-report", page, "the report")
     print(f"report: {page}")
     return str(page)

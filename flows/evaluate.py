@@ -10,16 +10,22 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow
+from pydantic import ConfigDict
 
+from flows import tracking
 from flows.build import pick_device
-from flows.config import Frozen, apply_overrides, read_config
+from flows.config import Frozen, PretrainConfig, apply_overrides, read_config
+from flows.events import failure_told
+from flows.guard import check_evaluate
+from flows.lease import leased
 from flows.options import LoaderOptions, PlaceText
 from flows.run_folder import read_run, versions
 from flows.tasks.bench import Bench, Benchmark, Source, Subject, scoring
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
 from flows.tasks.summary import lines, of_task, subjects
+from flows.tracking import attempt, link, markdown, name_run, tell
 from models.evaluation.results import Setting, TaskResult, hardware, write_results
 from models.training.checkpoint import latest_checkpoint
 from shards.errors import CheckpointError, ConfigError
@@ -30,20 +36,33 @@ ALL = "all"
 
 
 class EvaluateOptions(Frozen):
-    """Which run, which tasks.
+    """Which run, which tasks."""
 
-    `checkpoint` is the name of one in the run's folder, such as that of the end of the main stage; None is the last.
-    `tasks` names some, or is "all" for all that the run and its data allow. `data` is needed only when the store has
-    moved since pre-training.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     run: Path
+    """Folder of a pre-training run."""
+
     checkpoint: str | None = None
+    """Name of one in the run's folder, such as that of the end of the main stage; without it the last."""
+
     tasks: tuple[str, ...] = ("linear", "retrieval")
+    """Tasks by name, or all for all that the run and its data allow."""
+
     data: PlaceText | None = None
+    """Folder of the store when it has moved since pre-training."""
+
     overrides: tuple[str, ...] = ()
+    """Values of the tasks' options, such as linear.epochs=100."""
+
     loader: LoaderOptions = LoaderOptions()
+    """How samples reach the device; no result depends on it."""
+
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    share_gpu: bool = False
+    """Compute on a GPU that another process has; else wait until one is free."""
 
     def resolve(self) -> EvaluateConfig:
         """The published settings with the overrides; ConfigError names an unknown task."""
@@ -61,14 +80,19 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
         ConfigError: unknown task or option, a task that this run or its data do not allow, or a folder that holds no
             run.
         CheckpointError: the run has no checkpoint, or it is of another data fingerprint.
+        ShortageError: disk or memory is short.
     """
     bench = _bench(options, progress=progress)
     names = _tasks(options, bench)
     done = _finished(bench, names)
     if done is not None:
         return done
-    with scoring(bench.source.results):
-        return [result for name in names for result in _score(bench, name)]
+    with leased(bench.device, share=options.share_gpu, about=f"scoring {options.run}") as (device,):
+        if device != bench.device:
+            bench = _bench(options.model_copy(update={"device": str(device)}), progress=progress)
+        check_evaluate(bench, names)
+        with scoring(bench.source.results):
+            return [result for name in names for result in _score(bench, name)]
 
 
 def finished(options: EvaluateOptions) -> list[TaskResult] | None:
@@ -236,7 +260,69 @@ def _results_path(source: Source, name: str) -> Path:
 
 @flow(name="evaluate", validate_parameters=True)
 def evaluate_flow(options: EvaluateOptions, progress: bool = True) -> str:
-    """Score a run's checkpoint; returns the folder of the results."""
-    results = task(name="evaluate-" + "-".join(options.tasks))(evaluate)(options, progress=progress)
-    print(table(results))
+    """Score a run's checkpoint; returns the folder of the results.
+
+    Args:
+        options: which run, which tasks.
+        progress: show bars in the terminal.
+    """
+    with failure_told(options.run, options.tasks):
+        return _evaluated(options, progress)
+
+
+def _evaluated(options: EvaluateOptions, progress: bool) -> str:
+    config = read_config(options.run / "config.json")
+    _name(options, config)
+    bench = attempt("open-run", _bench)(options)
+    before, key = _rows(bench, _tasks(options, bench)), options.run.name
+    with tracking.progress(f"{key}-scores-progress", "rows scored", lambda: _measure(options, bench)):
+        results = attempt("evaluate-" + "-".join(options.tasks), evaluate)(options, progress=progress)
+    tell(table(results))
+    tracking.table(f"{key}-scores", _score_rows(results), f"scores of {options.run.name} in per cent")
+    link(f"{key}-results", results_folder(options), "the results: scores, curves, what each class got")
+    markdown(f"{key}-scores-provenance", _provenance(bench, before), "what these scores are made of")
     return str(results_folder(options))
+
+
+def _name(options: EvaluateOptions, config: PretrainConfig) -> None:
+    data, seed = config.data, str(config.train.seed)
+    name = f"{', '.join(options.tasks)}: {config.method} {data.dataset} {data.protocol} {data.stream} seed {seed}"
+    tags = {"dataset": data.dataset, "protocol": data.protocol, "stream": data.stream, "seed": seed}
+    name_run(name, method=config.method, run=options.run.name, **tags)
+
+
+def _rows(bench: Bench, names: Sequence[str]) -> list[TaskResult]:
+    """The wanted rows that are there."""
+    found = []
+    for name in names:
+        rows = _stored(bench, name)
+        found += [rows[row] for row in _wanted(bench.options, name) if row in rows]
+    return found
+
+
+def _measure(options: EvaluateOptions, bench: Bench) -> tuple[int, int]:
+    """Rows that are scored, and all."""
+    names = _tasks(options, bench)
+    return len(_rows(bench, names)), sum(len(_wanted(bench.options, name)) for name in names)
+
+
+def _score_rows(results: Sequence[TaskResult]) -> list[dict[str, str]]:
+    found = lines(results)
+    names = subjects(found)
+    return [
+        {"task": line.task, "setting": line.setting} | {name: line.scores.get(name, "") for name in names}
+        for line in found
+    ]
+
+
+def _provenance(bench: Bench, before: Sequence[TaskResult]) -> str:
+    source = bench.source
+    saved = sum(row.seconds for row in before)
+    return "\n".join(
+        (
+            f"- found {len(before)} rows scored: {saved:.3g} s saved" if before else "- all rows scored anew",
+            f"- checkpoint {source.checkpoint.name}, SHA-256 `{source.sha256}`",
+            f"- data `{source.fingerprint}`",
+            f"- {', '.join(f'{name} {number}' for name, number in versions().items())}; {hardware(bench.device)}",
+        )
+    )

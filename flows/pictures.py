@@ -1,6 +1,5 @@
 """The views of one sample as a page shows them: coordinates, what is hidden, where it would be, and what was drawn."""
 
-import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from flows.sample import Neighbours
+from flows.web import encode as encode  # the other pages take it from here
+from flows.web import encode_bytes
 from flows.wording import Line, lines, mask_words, mix_words
 from pipelines.augmentations.operation import Free, Linear, Mask, Mix, Operation, Samples
 from pipelines.streams import Stream, ToStream
@@ -18,9 +19,6 @@ from pipelines.views.layout import unflatten
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch, Views
 from shards.skeleton import NUM_PERSONS
-
-FARTHEST = 32767
-"""Millimetres; coordinates beyond are clipped to it."""
 
 HIDDEN, GONE, MIXED = 1, 2, 4
 """State of a joint in a frame: masked or zeroed, drawn where it would be; zero, and nobody knows where it would be;
@@ -97,8 +95,9 @@ class Sight:
         state = self._states(view, values, ghost, masked, made)
         frames: dict[str, Any] = {"count": self.spec.frames, "stream": stream, "data": encode(values)}
         frames["at"] = [round(float(moment), 1) for moment in clock]
+        frames["of"] = int(self.around.batch.length[0])
         if state.any():
-            frames["state"] = _text(state)
+            frames["state"] = encode_bytes(state)
         if (state & HIDDEN).any():
             frames["ghost"] = encode(ghost)
         if stream == "motion":
@@ -188,12 +187,3 @@ def _filled(views: Views, others: Views, view: View) -> Floats:
 def _row(x: Tensor) -> Floats:
     """The first sample of a flat view (N, T, V*C*M) as (T, M, V, C)."""
     return np.array(unflatten(x[:1])[0].numpy())
-
-
-def encode(frames: Floats) -> str:
-    """Coordinates (T, M, V, C) in metres as base64 of little-endian int16 millimetres."""
-    return _text(np.clip(np.rint(frames * 1000.0), -FARTHEST, FARTHEST).astype("<i2"))
-
-
-def _text(values: npt.NDArray[Any]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")

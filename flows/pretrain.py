@@ -1,17 +1,19 @@
 """Pre-training: shards -> views -> objective -> checkpoints, as a plain function and as a Prefect flow."""
 
+import json
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from prefect import flow, task
-from pydantic import Field
+from prefect import flow
+from pydantic import ConfigDict, Field
 from torch import nn
 
-from flows import rank
+from flows import rank, tracking
 from flows.build import Side, build_objective, open_views, pick_device, pick_ranks_device
 from flows.config import (
     DataConfig,
@@ -23,12 +25,15 @@ from flows.config import (
     first_difference,
     read_config,
 )
+from flows.guard import check_pretrain
 from flows.importing import read_import
 from flows.launch import launch
+from flows.lease import leased, visible
 from flows.options import LoaderOptions, PlaceText
 from flows.recipes import recipe
 from flows.run_folder import RunRecord, alone, new_record, read_run, write_run
 from flows.tasks.bench import Benchmark
+from flows.tracking import attempt, line_chart, link, markdown, name_run, picture, table, tell
 from models import collectives
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
@@ -36,7 +41,7 @@ from models.training.checkpoint import latest_checkpoint, read_header
 from models.training.distributed import agree, leader_first, process_group, together
 from models.training.engine import Probe, TrainResult, train
 from models.training.precision import check_precision
-from models.training.runlog import LOG
+from models.training.runlog import LOG, read_log
 from models.training.schedule import check_schedule
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.split import Split, open_split
@@ -52,24 +57,49 @@ class AlsoOptions(SourceConfig):
 
 
 class PretrainOptions(Frozen):
-    """What to train on which data, and where the run lies. See `skelstream pretrain --help`.
+    """What to train on which data, and where the run lies."""
 
-    With `gpus` above 1 as many ranks are started on this machine, a process for each GPU (on the device "cpu": so many
-    processes); the ranks of several machines are started by torchrun, with `gpus` None.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     method: str = "pcm3pp"
+    """Recipe, with its variants: pcm3pp, pcm3pp-small+no-clip, ... (`skelstream methods`)."""
+
     data: PlaceText
+    """Folder of a store, or of several; path or URL."""
+
     dataset: str
+    """Data set: ntu60, ntu120, nwucla, ... (`shards.catalog.DATASETS`)."""
+
     protocol: str
+    """Protocol of the data set, whose train side is used: xsub, xview, xset, ..."""
+
     also: tuple[AlsoOptions, ...] = ()
+    """Further data sets, mixed with the first one."""
+
     stream: Literal["joint", "bone", "motion"] = "joint"
+    """What a view is made of."""
+
     loader: LoaderOptions = LoaderOptions()
+    """How samples reach the device; no result depends on it."""
+
     run: Path
+    """Folder of the run: checkpoints, log, and later its scores."""
+
     overrides: tuple[str, ...] = ()
-    resume: bool = False
+    """Values of the configuration, such as train.epochs=100."""
+
+    resume: bool = True
+    """Go on from the last checkpoint of the folder; else a run that is there is an error."""
+
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
     gpus: int | None = Field(None, ge=1)
+    """Processes of this machine, one a GPU (on the device cpu: so many), which share each batch; torchrun starts those
+    of several machines, without this."""
+
+    share_gpu: bool = False
+    """Compute on a GPU that another process has; else wait until one is free."""
 
     def resolve(self) -> PretrainConfig:
         """The complete configuration: the method's recipe with the overrides."""
@@ -112,6 +142,7 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
             does not divide among the ranks, or they do not agree.
         CheckpointError: the checkpoint is of another data fingerprint or method.
         RankError: a rank failed.
+        ShortageError: disk or memory is short.
     """
     done = finished(options)
     if done is not None:
@@ -122,27 +153,43 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
     else:
         device = pick_ranks_device(options.device, options.gpus)
         if options.gpus > 1:
+            _open(options, config)  # a user's error is told before a wait
             return _launched(options, options.gpus, device, progress)
-    with process_group(device) as own:
-        return _train(options, config, own, progress and collectives.rank() == 0)
+    with process_group(device) as own, ExitStack() as held:
+        return _train(options, config, own, held, progress and collectives.rank() == 0)
 
 
 def _launched(options: PretrainOptions, ranks: int, device: torch.device, progress: bool) -> TrainResult:
     """Train in ranks of this machine."""
     request = options.model_copy(update={"gpus": None, "device": device.type})
-    launch(["-m", "flows.rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
+    with _leased(options, device, ranks) as gpus, visible(gpus):
+        launch(["-m", "flows.rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
     result = finished(options)
     assert result is not None, "the ranks ended well without the last checkpoint"
     return result
 
 
-def _train(options: PretrainOptions, config: PretrainConfig, device: torch.device, progress: bool) -> TrainResult:
-    """Train as the only process, or as one rank of several: every rank sees the data, rank 0 alone writes."""
+def _leased(
+    options: PretrainOptions, device: torch.device, count: int = 1
+) -> AbstractContextManager[tuple[torch.device, ...]]:
+    return leased(device, count=count, share=options.share_gpu, about=f"training {options.run}")
+
+
+def _train(
+    options: PretrainOptions, config: PretrainConfig, device: torch.device, held: ExitStack, progress: bool
+) -> TrainResult:
+    """Train as the only process, or as one rank of several: every rank sees the data, rank 0 alone writes.
+
+    What it takes for itself goes into `held`: a GPU, the folder.
+    """
     check_precision(config.train.precision, device)
     folders, split = together(lambda: _open(options, config))
     manifest, *others = [read_manifest(folder) for folder in folders]
     record = new_record(folders[0], manifest, also=tuple(other.fingerprint for other in others))
     agree({"config": _tree(config), "run": _tree(record) | {"store": None}, "resume": options.resume})
+    (device,) = together(lambda: held.enter_context(_leased(options, device)))
+    ranks = int(os.environ["LOCAL_WORLD_SIZE"]) if rank.is_rank() else 1
+    together(lambda: check_pretrain(config, split, options.loader, options.run, device, ranks=ranks))
     train_config = config.train
     views = open_views(
         split,
@@ -158,7 +205,7 @@ def _train(options: PretrainOptions, config: PretrainConfig, device: torch.devic
     if progress:
         print(f"loader: {views.about}", file=sys.stderr)
     leader_first(lambda: _check_resumable(options, record, config, len(views)))
-    with closing(views), ExitStack() as held:
+    with closing(views):
 
         def take_folder() -> bool:
             """Take the folder; whether a run has begun in it."""
@@ -298,7 +345,69 @@ def _retrieval_probe(folder: Place, config: PretrainConfig, options: PretrainOpt
 
 @flow(name="pretrain", validate_parameters=True)
 def pretrain_flow(options: PretrainOptions, progress: bool = True) -> str:
-    """Pre-train an encoder; returns the checkpoint's path."""
-    result = task(name=f"train-{options.method}")(pretrain)(options, progress=progress)
-    print(summary(result))
+    """Pre-train an encoder; returns the checkpoint's path.
+
+    Args:
+        options: what to train on which data, and where the run lies.
+        progress: show a bar in the terminal.
+    """
+    config = options.resolve()
+    _name(options, config)
+    begun, key = len(read_log(options.run)), options.run.name
+    with tracking.progress(f"{key}-progress", "epochs trained", lambda: _epochs(options.run, config)):
+        result = attempt(f"train-{options.method}", pretrain)(options, progress=progress)
+    tell(summary(result))
+    lines = read_log(options.run)
+    table(f"{key}-epochs", _epoch_rows(lines), f"{summary(result)}; of all epochs at most 20 are shown")
+    if lines:
+        picture(f"{key}-curve", line_chart([line["loss"] for line in lines], "loss"), "loss by epoch")
+    link(f"{key}-folder", options.run, "the run: checkpoints, log, configuration, results")
+    markdown(f"{key}-provenance", _provenance(options.run, config, lines, begun), "what this run is made of")
     return str(result.checkpoint)
+
+
+def _name(options: PretrainOptions, config: PretrainConfig) -> None:
+    data, seed = config.data, config.train.seed
+    name = f"{config.method} {data.dataset} {data.protocol} {data.stream} seed {seed}"
+    tags = {"dataset": data.dataset, "protocol": data.protocol, "stream": data.stream, "seed": str(seed)}
+    name_run(name, method=config.method, run=options.run.name, **tags)
+
+
+def _epochs(run: Path, config: PretrainConfig) -> tuple[int, int]:
+    """Epochs that are done, and all."""
+    return len(read_log(run)), config.train.total_epochs
+
+
+def _epoch_rows(lines: Sequence[dict[str, Any]], most: int = 20) -> list[dict[str, Any]]:
+    """Some epochs, the last one among them."""
+    every = -(-len(lines) // most) or 1
+    probes: dict[str, Any] = dict.fromkeys(name for line in lines for name in line.get("probe", {}))
+    return [
+        {
+            "epoch": line["epoch"] + 1,
+            "loss": round(line["loss"], 4),
+            "rate": line["lr"],
+            **{name: line.get("probe", {}).get(name) for name in probes},
+            "samples/s": round(line["samples_per_second"]),
+            "minutes": round(line["seconds"] / 60, 2),
+        }
+        for line in lines[(len(lines) - 1) % every :: every]
+    ]
+
+
+def _provenance(run: Path, config: PretrainConfig, lines: Sequence[dict[str, Any]], begun: int) -> str:
+    record = read_run(run)
+    hours = sum(line["seconds"] for line in lines[:begun]) / 3600
+    origin = f"found {begun} of {config.train.total_epochs} epochs trained: {hours:.2g} hours saved"
+    return "\n".join(
+        (
+            f"- {origin if begun else 'trained from the beginning'}",
+            f"- data `{record.fingerprint}` (recipe `{record.recipe}`, store `{record.store}`)",
+            *(f"- mixed with data `{fingerprint}`" for fingerprint in record.also),
+            f"- code {record.revision}; {', '.join(f'{name} {number}' for name, number in record.versions.items())}",
+            "",
+            "```json",
+            json.dumps(_tree(config), indent=1),
+            "```",
+        )
+    )

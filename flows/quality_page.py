@@ -1,6 +1,5 @@
 """The data quality page: one file that opens offline, with every outlier's frames in it."""
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from flows.charts import count_bars, histogram_bars, pose
+from flows.web import assets, encode, skeleton
 from pipelines.preprocessing.bodies import present
 from pipelines.quality.statistics import Outlier, Outliers, Spread, Statistics
 from shards.catalog import source
 from shards.manifest import STORE, Manifest, read_manifest
 from shards.places import Place
-from shards.skeleton import JOINT_NAMES, NUM_COORDINATES, NUM_JOINTS, PARENTS
+from shards.skeleton import JOINT_NAMES, NUM_COORDINATES, NUM_JOINTS
 from shards.store import Store, open_store
 
 CLIP_FRAMES = 120
@@ -25,9 +25,6 @@ CLIP_FRAMES = 120
 
 CLIP_BUDGET = 4_000_000
 """Characters that the clips of a page may take, an equal part for each store; with more of them each is shorter."""
-
-ABSENT = -32768
-"""In place of a millimetre: nobody there."""
 
 DROPPED_BODIES = {
     "dropped_by_rank": "beyond the two persons kept",
@@ -89,11 +86,9 @@ def page(stores: Sequence[tuple[Place, Statistics]]) -> str:
         why_dropped=DROPPED_BODIES,
         title=stores[0][1].store if len(stores) == 1 else f"{len(stores)} stores",
         sections=sections,
+        player=assets(),
         viewer={
-            "joints": JOINT_NAMES,
-            "parents": PARENTS,
-            "absent": ABSENT,
-            "stores": [{"up": section["up"], "clips": section["clips"]} for section in sections],
+            "stores": [{"skeleton": skeleton(section["up"]), "clips": section["clips"]} for section in sections],
         },
     )
 
@@ -161,15 +156,9 @@ def _frames(store: Store, clip: Clip) -> npt.NDArray[np.float32]:
 
 
 def encode_clip(frames: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Frames (T, M, V, C) as base64 of little-endian int16 millimetres, ABSENT where nobody is.
-
-    Persons who are never there are left out behind the last one who is. Beyond 32.767 m coordinates are clipped.
-    """
-    there = present(frames)
-    persons = int(np.flatnonzero(there.any(axis=0)).max(initial=0)) + 1
-    millimetres = np.clip(np.rint(frames[:, :persons] * 1000.0), ABSENT + 1, -ABSENT - 1)
-    values = np.where(there[:, :persons, None, None], millimetres, ABSENT).astype("<i2")
-    return {"frames": len(frames), "persons": persons, "data": base64.b64encode(values.tobytes()).decode("ascii")}
+    """Frames (T, M, V, C) as a sequence of the player; persons who are never there are left out behind the last one."""
+    persons = int(np.flatnonzero(present(frames).any(axis=0)).max(initial=0)) + 1
+    return {"count": len(frames), "persons": persons, "data": encode(frames[:, :persons])}
 
 
 def _row(sample: Outlier, outliers: Outliers, clip: int, bodies: npt.NDArray[np.float32], up: int) -> Row:

@@ -5,12 +5,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from flows.pictures import GONE, HIDDEN, MIXED, Run, Sight, encode
+from flows.pictures import Picture, Run, Sight
 from flows.sample import Found, find_sample, read_neighbours
+from flows.web import assets, encode, skeleton
 from pipelines.augmentations.joints import JointCorruption
 from pipelines.augmentations.operation import Crop, Mix, Operation
 from pipelines.augmentations.spatial import Shear
@@ -18,16 +19,17 @@ from pipelines.augmentations.temporal import CentreCrop
 from pipelines.augmentations.vocabulary import OPERATIONS, OneOf
 from pipelines.loaders.split import SOURCE_BIT
 from pipelines.streams import Stream, ToStream
+from pipelines.views.downstream import up_axis
 from pipelines.views.methods import METHODS
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch
 from shards.errors import ConfigError
 from shards.manifest import write_atomic
 from shards.places import Place
-from shards.skeleton import NUM_PERSONS, PARENTS
 
 if TYPE_CHECKING:
     from flows.config import PretrainConfig
+    from flows.view_run import Group
 
 ALL = "all"
 """The name of a view for each operation."""
@@ -89,15 +91,19 @@ def write_view(request: ViewRequest, out: Path | None = None) -> Path:
     specs = view_specs(request.views, request.stream, request.frames)
     found = find_sample(request.data, request.key, request.dataset)
     seed = request.seed or 0
+    groups: list[Group] = []
     if Path(request.views).is_dir():
+        from flows.view_run import run_groups  # not above: it imports the models
+
         run = _run(Path(request.views))
+        groups = run_groups(Path(request.views), run, found)
         seed = run.train.seed if request.seed is None else request.seed
         found = replace(found, number=found.number + (_source(run, found) << SOURCE_BIT))
     request = replace(request, seed=seed)
     out = Path(f"{request.key}.html") if out is None else out
     if out.is_dir():
         raise ConfigError(f"--out: found the folder {out}, expected the name of a file")
-    write_atomic(out, view_page(found, specs, request).encode())
+    write_atomic(out, view_page(found, specs, request, groups).encode())
     return out
 
 
@@ -180,8 +186,8 @@ def every_operation(frames: int) -> tuple[ViewSpec, ...]:
     return (ViewSpec(frames=frames, views=tuple(views)), *mixes)
 
 
-def view_page(found: Found, specs: Sequence[ViewSpec], request: ViewRequest) -> str:
-    """The page as HTML; equal samples and requests give equal pages."""
+def view_page(found: Found, specs: Sequence[ViewSpec], request: ViewRequest, groups: "Sequence[Group]" = ()) -> str:
+    """The page as HTML, with what a run makes of the sample; equal samples and requests give equal pages."""
     mixes = any(view.mix for spec in specs for view in spec.views)
     around = read_neighbours(found, STAND_IN if mixes else 1)
     run = Run(request.seed or 0, request.epoch, request.step)
@@ -197,16 +203,24 @@ def view_page(found: Found, specs: Sequence[ViewSpec], request: ViewRequest) -> 
         mixes=mixes,
         others=around.keys[1:],
         command=request.command,
-        length=len(stored),
+        player=assets(),
+        groups=groups,
         viewer={
-            "parents": PARENTS,
-            "up": _up(found),
-            "persons": NUM_PERSONS,
-            "states": {"hidden": HIDDEN, "gone": GONE, "mixed": MIXED},
-            "stored": {"count": len(stored), "stream": "joint", "data": encode(stored)},
-            "views": [picture.frames for picture in shown.values()],
+            "skeleton": skeleton(2 if up_axis(found.manifest.recipe_steps) == "z" else 1),
+            "stored": {
+                "title": "stored sample",
+                "caption": f"{len(stored)} frames",
+                "count": len(stored),
+                "data": encode(stored),
+            },
+            "views": [_sequence(picture) for picture in shown.values()],
+            "groups": [vars(group) for group in groups],
         },
     )
+
+
+def _sequence(picture: Picture) -> dict[str, Any]:
+    return {"title": picture.name, "caption": f"made of {picture.of}", **picture.frames}
 
 
 def _facts(found: Found, batch: RaggedBatch, request: ViewRequest) -> dict[str, str]:
@@ -221,8 +235,3 @@ def _facts(found: Found, batch: RaggedBatch, request: ViewRequest) -> dict[str, 
         "drawn by": f"seed {request.seed}, epoch {request.epoch}, sample {number}; "
         f"what serves a whole batch by step {request.step}",
     }
-
-
-def _up(found: Found) -> int:
-    """The coordinate that points upwards in a shard: z where the recipe has turned the spine to it, a camera's y."""
-    return 2 if any(s.get("name") == "align" and s.get("axis") == "z" for s in found.manifest.recipe_steps) else 1

@@ -17,7 +17,7 @@ from flows.config import PretrainConfig
 from flows.options import LoaderOptions, PlaceText
 from flows.tasks.config import EvaluateConfig
 from models.encoders.gru import GRUEncoder
-from models.evaluation.feature_store import feature_key, stored_features, verify_features
+from models.evaluation.feature_store import ABOUT, feature_key, read_features, stored_features, verify_features
 from models.evaluation.features import (
     Features,
     coordinate_features,
@@ -240,29 +240,39 @@ class Bench:
         """Centre crop, in stored order; kept in the run's folder. The coordinates themselves are made anew."""
         return self.once(("features", side, subject), lambda: self._features(side, subject))
 
-    def _features(self, side: Side, subject: Subject) -> Features:
-        spec = self.benchmark.spec("centre")
+    def kept(self, side: Side, subject: Subject) -> Features | None:
+        """The same where they have been kept, else None; reads sizes and shapes alone and writes nothing."""
+        if subject == "coordinates":
+            return None
+        about = self._about(side, subject)
+        folder = self.run / "features" / feature_key(about)
+        return read_features(folder, about) if (folder / ABOUT).is_file() else None
 
+    def _features(self, side: Side, subject: Subject) -> Features:
         def extract() -> Features:
-            return self.encoded(subject, side, spec)
+            return self.encoded(subject, side, self.benchmark.spec("centre"))
 
         if subject == "coordinates":
             return extract()
-        about = {
-            "encoder": self._about_encoder(subject),
-            "fingerprint": self.source.fingerprint,
-            "dataset": self.benchmark.dataset,
-            "protocol": self.benchmark.protocol,
-            "side": side,
-            "view": spec.model_dump(mode="json"),
-            "layer": self.options.layer,
-            "precision": "float32",
-        }
+        about = self._about(side, subject)
         root = self.run / "features"
         features = stored_features(root, about, extract)
         # once an evaluation: a flipped bit would give another score and no error
         verify_features(root / feature_key(about))
         return features
+
+    def _about(self, side: Side, subject: Subject) -> dict[str, Any]:
+        """All that features depend on."""
+        return {
+            "encoder": self._about_encoder(subject),
+            "fingerprint": self.source.fingerprint,
+            "dataset": self.benchmark.dataset,
+            "protocol": self.benchmark.protocol,
+            "side": side,
+            "view": self.benchmark.spec("centre").model_dump(mode="json"),
+            "layer": self.options.layer,
+            "precision": "float32",
+        }
 
     def _about_encoder(self, subject: Subject) -> dict[str, Any]:
         if subject == "trained":

@@ -50,7 +50,11 @@ class TransferConfig(Frozen):
 
 
 class FusionConfig(Frozen):
-    """The runs of the other two streams, whose linear task has been scored as this run's."""
+    """The runs of the other two streams, whose linear task has been scored as this run's.
+
+    Attributes:
+        bone, motion: folders of those runs; both are needed.
+    """
 
     bone: Path | None = None
     motion: Path | None = None

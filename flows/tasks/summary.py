@@ -17,6 +17,9 @@ REPEATED = ("seed", "draw")
 # options from which repetitions are numbered
 _NUMBERED = ("seed", "linear.seed", "finetune.seed")
 
+# where fused runs lie; the details name their checkpoints
+_PLACES = ("bone", "motion")
+
 
 class Line(NamedTuple):
     """A measurement: how it was made, and of each subject its scores in per cent."""
@@ -77,13 +80,13 @@ def percent(values: Sequence[float]) -> str:
 def changes(result: TaskResult) -> dict[str, tuple[Any, Any]]:
     """Options of a result that are not the published ones: name -> (found, published)."""
     found, default = (flat(o) for o in (result.options, TASKS[result.task].options(EvaluateConfig(), result.subject)))
-    names = sorted({*found, *default} - set(_NUMBERED))
+    names = sorted({*found, *default} - {*_NUMBERED, *_PLACES})
     return {name: (found.get(name), default.get(name)) for name in names if found.get(name) != default.get(name)}
 
 
 def conditions(result: TaskResult) -> dict[str, Any]:
     """Everything but the run that a score depends on."""
-    options = {name: value for name, value in flat(result.options).items() if name not in _NUMBERED}
+    options = {name: value for name, value in flat(result.options).items() if name not in (*_NUMBERED, *_PLACES)}
     return {**options, "data fingerprint": result.fingerprint, "recipe": result.recipe}
 
 

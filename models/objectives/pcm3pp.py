@@ -40,6 +40,7 @@ class PCM3PPConfig(BaseModel):
         queue_size: negatives kept; must exceed the batch size.
         momentum: share of itself that the key encoder keeps in a step.
         temperature: of InfoNCE.
+        teacher_temperature, student_temperature: of the distributions over the negatives that distillation compares.
         contrast_weight, distillation_weight, prediction_weight: of the three kinds of terms; 0 leaves a kind out (the
             released bone and motion variant: `distillation_weight=0`).
         distillation_top_k: distil over the negatives nearest to each key alone (CMD: 8192 of 16384); None is the whole

@@ -19,6 +19,9 @@ import torch
 from flows.pretrain import PretrainOptions, pretrain
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
+from tests.browser.conftest import browser, opened, screenshots
+
+__all__ = ["browser", "opened", "screenshots"]  # fixtures
 
 TINY = (
     "objective.encoder.hidden=8",
@@ -69,7 +72,7 @@ def options(store: Path) -> Callable[..., PretrainOptions]:
     """Options of a pre-training of two epochs of four steps; `overrides` come after those that make it tiny."""
 
     def make(run: Path, *overrides: str, **fields: Any) -> PretrainOptions:
-        known = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu"}
+        known = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu", "resume": False}
         return PretrainOptions(**{**known, **fields}, run=run, overrides=(*TINY, *overrides))
 
     return make

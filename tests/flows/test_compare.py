@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.compare import Comparison, compare, load, pool_seeds, write
+from flows.compare import Comparison, compare, compare_apart, load, pool_seeds, seed_groups, write
 from flows.pretrain import PretrainOptions
 from flows.published import PUBLISHED
 from flows.tasks.config import EvaluateConfig
@@ -65,6 +65,7 @@ def test_runs_that_differ_in_the_seed_alone_can_be_pooled(tmp_path: Path) -> Non
         f"{tmp_path / 'a'} and 1 more": [0.5, 0.7],
         str(tmp_path / "c"): [0.9],
     }
+    assert seed_groups(list(runs)) == [[str(tmp_path / "a"), str(tmp_path / "b")], [str(tmp_path / "c")]]
     with pytest.raises(ConfigError, match=r"config\.json"):
         pool_seeds({str(tmp_path / "none"): seeds(0.5)})
 
@@ -105,6 +106,27 @@ def test_published_figures_are_left_out_where_the_setting_is_another_and_the_not
 def test_figures_of_different_conditions_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compare({"runs/a": [result()], "runs/b": [result(**changes)]})
+
+
+def test_figures_that_do_not_compare_can_be_told_apart_in_tables_of_their_own() -> None:
+    centre = [result(options={"crop": "centre"}), result("retrieval")]
+    runs = {"runs/a": [result()], "runs/b": centre, "runs/c": [result(scores={"accuracy": 0.5})]}
+    found = compare_apart(runs)
+    tables = [(made.columns[0].table, [name for name in made.names if "published" not in name]) for made in found]
+    assert tables == [
+        ("linear ntu60 xview", ["runs/a (pcm3pp, joint)", "runs/c (pcm3pp, joint)"]),
+        ("linear ntu60 xview", ["runs/b (pcm3pp, joint)"]),
+        ("retrieval ntu60 xview", ["runs/b (pcm3pp, joint)"]),
+    ]
+    assert "found batch_size None in runs/b and 1024 in runs/a, expected equal ones" in found[1].notes[0]
+    assert not any("table of its own" in note for made in (found[0], found[2]) for note in made.notes)
+
+
+def test_runs_that_compare_are_the_same_apart_and_together() -> None:
+    runs = {"runs/a": seeds(0.9, 0.8), "runs/b": seeds(0.7)}
+    assert compare_apart(runs) == [compare(runs, baselines=True)]
+    (short,) = compare_apart(runs, called=lambda run, row: run[-1])
+    assert short.names[:2] == ("a", "b")
 
 
 def test_other_protocols_tasks_and_settings_are_measurements_of_their_own() -> None:

@@ -90,7 +90,7 @@ def test_imported_weights_can_be_evaluated_reported_and_exported(
     assert rows[0].checkpoint == "epoch_0451.pt"
     state = encoder_state(load_checkpoint(run / "checkpoints" / "epoch_0451.pt"))
     assert torch.equal(state["input_norm.running_mean"], weights["encoder_q_bone.input_norm.running_mean"])
-    write_report(run, tmp_path / "report.html")
+    write_report([run], tmp_path / "report.html")
     card = (export(run, None, tmp_path / "export") / "README.md").read_text()
     assert f"imported from `cmd.pth.tar` of maoyunyao/CMD\n(SHA-256 {sha256_file(cmd)}), 451 epochs" in card
     assert "| trained | 451" not in card

@@ -14,7 +14,8 @@ import flows.evaluate
 from flows.evaluate import EvaluateOptions, evaluate, finished, left_out, table
 from flows.pretrain import PretrainOptions, pretrain
 from flows.report import write_report
-from flows.score_figures import score_figures
+from flows.report.runs import group_runs, read_runs
+from flows.report.score_figures import level_charts, reliability, timelines
 from flows.tasks.registry import TASKS
 from models.evaluation.class_scores import read_class_scores
 from models.evaluation.results import TaskResult
@@ -236,30 +237,27 @@ def test_three_streams_are_fused_from_the_class_scores_of_three_runs(
         )
 
 
-def test_the_figures_of_the_report_show_what_the_tasks_found(
-    scored: Path, results: dict[str, list[TaskResult]]
-) -> None:
-    figures = score_figures(scored / "results", [row for rows in results.values() for row in rows])
+def test_the_figures_of_the_report_show_what_the_tasks_found(scored: Path) -> None:
+    groups = group_runs(read_runs([scored]))
+    figures = [*level_charts(groups), *reliability(groups)]
     titles = [
         "robustness: noise",
-        "robustness: missing_joints",
+        "robustness: missing joints",
         "robustness: rotated",
         "early prediction",
-        "fine-tuned with few labels, mean of the draws",
-        "linear: confusions, share of a class",
-        "linear: reliability, expected calibration error",
+        "fine-tuned with few labels, unstratified",
+        "fine-tuned with few labels, stratified",
+        "linear: reliability",
     ]
     assert len(figures) == len(titles)
     for figure, title in zip(figures, titles, strict=True):
-        assert figure.startswith("<svg")
-        assert title in figure
-    assert score_figures(scored / "results", results["retrieval"]) == []
+        assert f"<figcaption>{title}" in figure
 
 
 def test_a_report_with_all_tasks_is_one_page(scored: Path, tmp_path: Path) -> None:
-    text = write_report(scored, tmp_path / "report.html").read_text(encoding="utf-8")
+    text = write_report([scored], tmp_path / "report.html").read_text(encoding="utf-8")
     for task in ("linear", "retrieval", "few_shot", "occluded", "robustness", "early", "finetune", "semi"):
-        assert f'<section id="{task}">' in text
+        assert f'data-task="{task}"' in text
     assert "fine-tuned with few labels" in text
 
 
@@ -286,9 +284,9 @@ def test_detection_and_transfer_use_the_stores_beside_the_runs(run: Path, store:
     lines = (tmp_path / "run" / "results" / "detections" / "trained-seed-0.csv").read_text().splitlines()
     assert lines[0] == "video,class,start,stop,score"
     assert len(lines) == 1 + int(rows[0].details["detections"])  # type: ignore[arg-type]  # a count
-    figures = score_figures(tmp_path / "run" / "results", rows)
+    figures = timelines(group_runs(read_runs([tmp_path / "run"])))
     assert len(figures) == min(3, int(rows[0].details["videos"]))  # type: ignore[call-overload]  # a count
-    assert all("detection: " in figure and "truth" in figure for figure in figures)
+    assert all("pkummd1: " in figure and "truth" in figure for figure in figures)
     (folder,) = data.glob("pkummd1-*")
     for name in ("detection", "transfer"):
         assert finished(request.model_copy(update={"tasks": (name,)})) is not None

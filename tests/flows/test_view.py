@@ -20,6 +20,7 @@ from flows.config import read_config
 from flows.pictures import GONE, HIDDEN, MIXED, Run, Sight
 from flows.sample import Neighbours, find_sample, read_neighbours
 from flows.view import STAND_IN, ViewRequest, view_specs, write_view
+from flows.web import assets
 from flows.wording import any_words, index_words, joint_words, map_words, mask_words, matrix_words
 from pipelines.augmentations.operation import JointMatrices, Samples
 from pipelines.augmentations.vocabulary import OPERATIONS
@@ -74,7 +75,7 @@ class Page(HTMLParser):
 
     @property
     def viewer(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.scripts[0])
+        found: dict[str, Any] = json.loads(self.scripts[-2])
         return found
 
     @property
@@ -244,7 +245,7 @@ def test_all_shows_every_operation_that_needs_no_file(store: Path, tmp_path: Pat
     assert set(OPERATIONS) - kinds <= {"stored_occlusion"}
     names = list(dict.fromkeys(view.name for spec in specs for view in spec.views))
     assert len(names) == len(page.viewer["views"])
-    assert all(name in page.words for name in names)
+    assert [view["title"] for view in page.viewer["views"]] == names
     targets = {
         name
         for spec in specs
@@ -293,7 +294,7 @@ def test_actions_of_a_video_are_samples_of_their_own(tmp_path: Path) -> None:
     *_, key, frames, _ = actions[-1]
     page = shown(ViewRequest(folder, key), tmp_path)
     np.testing.assert_array_equal(millimetres(page.viewer["stored"]["data"]), np.rint(frames * 1000))
-    assert page.viewer["up"] == 2, "an action in a shard is turned, unlike its video in the store"
+    assert page.viewer["skeleton"]["up"] == 2, "an action in a shard is turned, unlike its video in the store"
     with pytest.raises(ConfigError, match=f"nearest: .*{key.rpartition('_')[0]}_"):
         find_sample(folder, key.rpartition("_")[0])
 
@@ -454,19 +455,21 @@ def test_numbers_below_zero_and_a_folder_for_a_page_are_refused(store: Path, tmp
 def test_the_page_needs_nothing_else_and_its_script_only_what_is_there(store: Path, tmp_path: Path) -> None:
     page = shown(ViewRequest(store, a_key(store)), tmp_path)
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    without_data = re.sub(r'"(data|ghost|state|still)": "[A-Za-z0-9+/=]*"', "", text)
+    ours = text.replace(assets().scripts[0], "")
+    without_data = re.sub(r'"(data|ghost|state|still)": "[A-Za-z0-9+/=]*"', "", ours)
+    assert len(ours) == len(text) - len(assets().scripts[0]), "three.js stands in the page, and once"
     assert not re.search(r"https?:|//[a-z]|@import|url\(", without_data)
     assert page.links == []
     assert "default-src 'none'" in text
-    assert set(re.findall(r'find\("([\w-]+)"\)', page.scripts[1])) <= set(page.ids)
+    assert set(re.findall(r'find\("([\w-]+)"\)', page.scripts[-1])) <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
 
 
 def test_hostile_names_of_views_stay_text(store: Path, tmp_path: Path) -> None:
     views = spec_file(tmp_path, {"name": HOSTILE, "operations": [WHOLE]})
     page = shown(ViewRequest(store, a_key(store), views), tmp_path)
-    assert len(page.scripts) == 2
-    assert HOSTILE in page.text
+    assert len(page.scripts) == len(assets().scripts) + 2
+    assert [view["title"] for view in page.viewer["views"]] == [HOSTILE]
     assert "alert('x')" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 

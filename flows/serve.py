@@ -1,0 +1,291 @@
+"""`skelstream serve`: every flow within reach of a browser and of a schedule, by one command on one machine.
+
+It starts a Prefect server on the loopback interface, unless PREFECT_API_URL names one, and runs what is asked of it in
+processes of its own. When it ends, those write their checkpoints, and the next one goes on with them.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import starmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.recovery import LOCK, TAG, automations, ensure_automations, leave_with_parent, pick_up
+from shards.errors import ConfigError, SkelstreamError
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOST = "127.0.0.1"
+START = 120.0
+"""Seconds for a server to answer: 6 to 12 on two cores, more where its database is made on a slow disk."""
+
+PAGES = "SKELSTREAM_PAGES"
+"""Environment variable of flow runs: where the server gives the pages that lie below the folder of the serve."""
+
+LEAVE = 180.0
+"""Seconds to wait for flow runs of a serve that ended: see `flows.recovery.LEAVE`."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A flow as it is offered.
+
+    Attributes:
+        entrypoint: module and function.
+        parameters: what the form shows at first; it can be submitted as it is, given the data.
+        limit: flow runs at once; None for any number. Those that train have 1: what a GPU holds is for one.
+    """
+
+    entrypoint: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+
+RUN = "runs/pcm3pp-ntu60-xview-joint"
+FLOWS = {
+    "preprocess": Served(
+        "flows.preprocess.preprocess_flow",
+        {"options": {"source": "ntu", "raw": ["raw"], "out": "data"}, "progress": False},
+        limit=1,
+    ),
+    "pretrain": Served(
+        "flows.pretrain.pretrain_flow",
+        {"options": {"data": "data", "dataset": "ntu60", "protocol": "xview", "run": RUN}, "progress": False},
+        limit=1,
+    ),
+    "evaluate": Served("flows.evaluate.evaluate_flow", {"options": {"run": RUN}, "progress": False}),
+    "benchmark": Served(
+        "flows.benchmark.flow.benchmark_flow", {"options": {"file": "benchmark.yaml"}, "progress": False}, limit=1
+    ),
+    "distill": Served("flows.distill.distill_flow", {"options": {"run": RUN}, "progress": False}, limit=1),
+    "export": Served("flows.export.export_flow", {"options": {"run": RUN}}),
+    "demo": Served("flows.demo.demo_flow", {"out": "demo"}, limit=1),
+}
+
+
+def serve(files: Sequence[Path] = (), *, port: int = 4200) -> None:
+    """Serve all flows, and the benchmarks of these files on their schedules, until SIGINT or SIGTERM comes.
+
+    Args:
+        files: benchmarks, see `flows.benchmark.config`.
+        port: of the server and its pages.
+
+    Raises:
+        ConfigError: a file is wrong, or another process uses the port.
+        SkelstreamError: the server does not start.
+    """
+    schedules = [_benchmark(path) for path in files]
+    names = ["benchmark", *(name for name, _, _ in schedules)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name}: found it twice as the name of a benchmark, expected a name of its own for each")
+    with _server(port) as (url, own):
+        from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
+
+        # the command line is silent about Prefect's own words; of a flow run they are the log that the browser shows
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_LEVEL: "INFO"}):
+            asyncio.run(_serve([*map(_offered, FLOWS), *starmap(_scheduled, schedules)], url, own))
+
+
+def _benchmark(path: Path) -> tuple[str, Path, Any]:
+    """Name, file and schedule of a benchmark."""
+    from prefect.schedules import Cron
+
+    from flows.benchmark.config import read_benchmark
+
+    config = read_benchmark(path)
+    schedule = None if config.schedule is None else Cron(config.schedule, timezone=config.timezone)
+    return config.name, path.absolute(), schedule
+
+
+def _offered(flow: str, **changes: Any) -> "RunnerDeployment":
+    """The deployment of a flow, named as it is; with what else Prefect takes."""
+    from prefect.deployments.runner import RunnerDeployment
+
+    served = FLOWS[flow]
+    known = {"name": flow, "parameters": served.parameters, "concurrency_limit": served.limit, "tags": [TAG]}
+    return RunnerDeployment.from_entrypoint(served.entrypoint, **known | changes)
+
+
+def _scheduled(name: str, file: Path, schedule: Any) -> "RunnerDeployment":
+    return _offered(
+        "benchmark", name=name, parameters={"options": {"file": str(file)}, "progress": False}, schedule=schedule
+    )
+
+
+async def _serve(deployments: "Sequence[RunnerDeployment]", url: str, own: bool) -> None:
+    """Serve until a signal comes. `own`: nobody else runs these deployments, for the server is ours."""
+    from prefect.client.orchestration import get_client
+    from prefect.runner import Runner
+
+    runner = Runner(name="skelstream serve", pause_on_shutdown=not own)
+    ids = [await runner.aadd_deployment(deployment) for deployment in deployments]
+    with get_client(sync_client=True) as client:
+        ensure_automations(client, automations())
+        for run in pick_up(client, ids) if own else []:
+            print(f"picked up: {run.name}, whose process is gone")
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    serving = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)  # it takes SIGTERM
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    print(f"serving {len(ids)} deployments: {url.removesuffix('/api')} (stop: Ctrl-C)", flush=True)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        stopped.cancel()
+        await serving
+        raise SkelstreamError(f"{url}: found that serving has ended by itself, expected it to go on")
+    print("stopping: flow runs write their checkpoints; the next serve goes on with them", flush=True)
+    await _leave(runner)
+    serving.cancel()
+    await asyncio.wait({serving})
+
+
+async def _leave(runner: "Runner") -> None:
+    """Have all flow runs leave in order. A runner that is cancelled kills them, one that is stopped cancels them."""
+    runner._scheduled_run_poller.stopping = True  # else it would go on with them at once
+    processes = runner._process_manager
+    handles = [handle for run in processes.flow_run_ids() if (handle := processes.get(run)) is not None]
+    for handle in handles:
+        with suppress(ProcessLookupError):
+            handle.graceful_kill()
+    until = time.monotonic() + LEAVE
+    while time.monotonic() < until and any(handle.is_alive() for handle in handles):
+        await asyncio.sleep(0.1)
+
+
+@contextmanager
+def _server(port: int) -> Iterator[tuple[str, bool]]:
+    """The address of the API, and whether the server is ours; one that is ends with the block."""
+    named = os.environ.get("PREFECT_API_URL")
+    if named is not None:
+        yield named, False
+        return
+    _refuse_used(port)
+    with _alone(), _started(port) as url:
+        os.environ[PAGES] = f"{url.removesuffix('/api')}/skelstream"
+        yield url, True
+
+
+def _refuse_used(port: int) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise ConfigError(
+                f"--port {port}: found another process listening on it, expected none; to add flows to a server that"
+                f" runs there: PREFECT_API_URL=http://{HOST}:{port}/api"
+            )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Be the only serve of this user's Prefect, once the flow runs of the last one have left."""
+    from prefect.settings import PREFECT_HOME
+
+    path = Path(PREFECT_HOME.value(), "skelstream-serve.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        _wait_for(file.fileno(), path)
+        fcntl.flock(file, fcntl.LOCK_SH)  # our flow runs hold it too
+        os.environ[LOCK] = str(path)
+        try:
+            yield
+        finally:
+            del os.environ[LOCK]
+
+
+def _wait_for(descriptor: int, path: Path) -> None:
+    """Take a lock; ConfigError when it is held for longer than flow runs need to leave."""
+    until = time.monotonic() + LEAVE
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise ConfigError(f"{path}: found another skelstream serve, expected to be the only one") from None
+            if not told:
+                print("waiting: flow runs of the last serve write their checkpoints", flush=True)
+            told = True
+            time.sleep(0.5)
+        else:
+            return
+
+
+@contextmanager
+def _started(port: int) -> Iterator[str]:
+    """A Prefect server on the loopback interface, in a process that ends with this one."""
+    import httpx
+
+    url = f"http://{HOST}:{port}/api"
+    # a session of its own: Ctrl-C is for us, and flow runs that leave still need the server
+    command, settings = [sys.executable, "-m", "flows.serve", str(port)], _settings(port)
+    process = subprocess.Popen(command, env=settings | os.environ, start_new_session=True)
+    try:
+        until = time.monotonic() + START
+        while True:
+            try:
+                if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            if process.poll() is not None or time.monotonic() > until:
+                raise SkelstreamError(f"{url}: found no Prefect server that starts, expected one; see its words above")
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _settings(port: int) -> dict[str, str]:
+    return {
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+async def _page(request: "Request") -> "Response":
+    """A page below the folder of the serve, such as a report."""
+    from starlette.responses import FileResponse, PlainTextResponse
+
+    here = Path.cwd().resolve()
+    path = (here / request.path_params["path"]).resolve()
+    if not path.is_relative_to(here) or path.suffix != ".html" or not path.is_file():
+        return PlainTextResponse("no such page below the folder of this server", status_code=404)
+    return FileResponse(path)
+
+
+def main(port: int) -> None:
+    """Be the server, until SIGTERM comes or the process that started this one is gone."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from starlette.routing import Route
+
+    leave_with_parent()
+    app = create_app(final=True)
+    app.router.routes.insert(0, Route("/skelstream/{path:path}", _page))  # before the pages of Prefect, which take all
+    uvicorn.run(app, host=HOST, port=port, log_level="error", timeout_graceful_shutdown=5)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What lies on the disk: stores, runs, results, features, exports and benchmarks; and what nothing needs any more."""

@@ -1,0 +1,146 @@
+"""The deployments of `prefect.yaml` as a user sets them up: a server, a work pool, `prefect deploy`, a worker."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient
+
+from flows.recovery import AUTOMATIONS
+from models.training.runlog import read_log
+from pipelines.convert import convert
+from pipelines.synthetic import synthesize
+from tests.flows.serving import (
+    ROOT,
+    artifacts,
+    await_state,
+    client,
+    ended,
+    environment,
+    free_port,
+    started,
+    submit,
+    until,
+)
+
+TINY = [
+    *("objective.encoder.hidden=8", "objective.queue_size=32", "train.batch_size=8", "train.milestones=[]"),
+    *("train.post.epochs=0", "train.checkpoint_every=10", "views.frames=16", "views.clip_frames=4"),
+    "views.min_frames=8",
+]
+EPOCHS = 40
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a user deploys and workers run, with the data that prefect.yaml names."""
+    folder = tmp_path_factory.mktemp("lab")
+    synthesize("ntu", folder / "raw", subjects=4, classes=4, samples=48, seed=0, zipped=True)
+    convert("ntu", [folder / "raw"], folder / "data", workers=0)
+    return folder
+
+
+def deployments() -> dict[str, Any]:
+    """The repository's, but for schedules and parameters: a tiny pre-training fires in a moment."""
+    tree: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    for entry in tree["deployments"]:
+        if entry["name"] == "pretrain":
+            options = entry["parameters"]["options"]
+            assert (options["data"], options["dataset"], options["protocol"]) == ("data", "ntu60", "xview")
+            options |= {"device": "cpu", "overrides": [*TINY, "train.epochs=2"], "run": "runs/scheduled"}
+            # so far apart that no second run comes before the schedule is paused
+            soon = datetime.now(UTC) + timedelta(seconds=20)
+            entry["schedules"] = [{"interval": 90, "anchor_date": soon.isoformat()}]
+    return tree
+
+
+@pytest.fixture(scope="module")
+def api(place: Path) -> Iterator[SyncPrefectClient]:
+    """A server as a guide has a user set it up, with everything deployed."""
+    port = free_port()
+    env = environment(place / "prefect", PREFECT_API_URL=f"http://127.0.0.1:{port}/api", PWD=str(place))
+
+    def prefect(*arguments: str) -> None:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    server = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    with started(server, place, place / "server.log", env), client(env["PREFECT_API_URL"]) as found:
+        until(lambda: answers(found), (place / "server.log").read_text)
+        prefect("work-pool", "create", "skelstream", "--type", "process")
+        prefect("work-queue", "create", "gpu", "--pool", "skelstream", "--limit", "1")
+        (place / "prefect.yaml").write_text(yaml.safe_dump(deployments(), sort_keys=False))
+        prefect("deploy", "--all")
+        (place / "recovery.yaml").write_text(AUTOMATIONS.read_text().replace("within: 300", "within: 10"))
+        prefect("automation", "create", "--from-file", "recovery.yaml")
+        yield found
+
+
+def answers(api: SyncPrefectClient) -> bool:
+    return api.api_healthcheck() is None
+
+
+@pytest.fixture
+def workers(place: Path, api: SyncPrefectClient) -> Iterator[Any]:
+    """Starts workers."""
+    env = environment(place / "prefect", PREFECT_API_URL=str(api.api_url).rstrip("/"))
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "skelstream"]
+    with ExitStack() as held:
+        yield lambda: held.enter_context(started(command, place, place / "worker.log", env))
+
+
+def log(place: Path) -> str:
+    return (place / "worker.log").read_text()
+
+
+def test_the_scheduled_run_fires_works_and_shows_up(place: Path, api: SyncPrefectClient, workers: Any) -> None:
+    workers()
+    run = until(lambda: ended(api, "pretrain"), lambda: log(place))
+    api.pause_deployment(api.read_deployment_by_name("pretrain/pretrain").id)
+    assert (run.state_name, run.auto_scheduled) == ("Completed", True), log(place)
+    assert run.name == "pcm3pp ntu60 xview joint seed 0"
+    assert (place / "runs" / "scheduled" / "checkpoints" / "epoch_0002.pt").is_file()
+    seen = artifacts(api, run.id)
+    assert {"scheduled-progress", "scheduled-epochs", "scheduled-curve", "scheduled-folder"} <= seen.keys()
+    assert seen["scheduled-progress"].data == 100
+
+
+def test_runs_of_the_gpu_queue_wait_for_each_other_and_one_that_dies_with_its_host_goes_on_elsewhere(
+    place: Path, api: SyncPrefectClient, workers: Any
+) -> None:
+    parameters = {
+        name: {
+            "options": {
+                **{"data": "data", "dataset": "ntu60", "protocol": "xview", "device": "cpu", "run": f"runs/{name}"},
+                "overrides": [*TINY, f"train.epochs={EPOCHS}"],
+            },
+            "progress": False,
+        }
+        for name in ("first", "second")
+    }
+    worker = workers()
+    first = submit(api, "pretrain/pretrain", parameters["first"])
+    until(lambda: len(read_log(place / "runs" / "first")) > 2, lambda: log(place))
+    second = submit(api, "pretrain/pretrain", parameters["second"])
+    host = psutil.Process(worker.pid)
+    for process in [host, *host.children(recursive=True)]:
+        process.send_signal(signal.SIGKILL)
+    assert len(read_log(place / "runs" / "first")) < EPOCHS
+    await_state(api, first, "Crashed")
+    waiting = api.read_flow_run(second)
+    assert waiting.state is not None
+    assert waiting.state.is_scheduled(), "two trainings at once"
+    workers()
+    ends = [await_state(api, run, "Completed", "Failed") for run in (first, second)]
+    assert [(run.state_name, run.run_count) for run in ends] == [("Completed", 2), ("Completed", 1)], log(place)
+    same = [(place / "runs" / name / "checkpoints" / f"epoch_{EPOCHS:04}.pt").read_bytes() for name in parameters]
+    assert same[0] == same[1], "the one that died ends otherwise than the one that did not"

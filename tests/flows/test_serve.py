@@ -1,0 +1,104 @@
+"""`skelstream serve`: it refuses what cannot work, fires on a schedule, shows what came out, and ends whole."""
+
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.recovery import automations
+from flows.serve import FLOWS
+from flows.serve import serve as serve_here
+from shards.errors import ConfigError
+from tests.flows.conftest import TINY
+from tests.flows.serving import PATIENCE, artifacts, client, ended, free_port, serve, until
+
+
+def benchmark(folder: Path, store: Path, **changes: Any) -> Path:
+    """A benchmark of one cell."""
+    path = folder / "nightly.yaml"
+    known = {
+        "name": "nightly",
+        "data": str(store),
+        "runs": str(folder / "runs"),
+        "methods": ["pcm3pp"],
+        "datasets": ["ntu60/xview"],
+        "tasks": ["retrieval"],
+        "pretrain": dict(override.split("=", 1) for override in (*TINY, "train.epochs=1")),
+        "device": "cpu",
+    }
+    path.write_text(yaml.safe_dump(known | changes))
+    return path
+
+
+def look_at_pages(opened: Callable[..., Any], screenshots: Path, server: str, run: str, report: str) -> None:
+    """Prefect's pages of a finished run, and the report behind its link, in a browser."""
+    page = opened(f"{server}/runs/flow-run/{run}", width=1400, height=1000)
+    page.get_by_text("Completed").first.wait_for(timeout=1000 * PATIENCE)
+    page.get_by_text("Artifacts", exact=True).last.click()
+    page.get_by_text("nightly-table").first.wait_for(timeout=1000 * PATIENCE)
+    page.screenshot(path=screenshots / "prefect-run.png")
+    page.goto(f"{server}/deployments")
+    page.get_by_text("nightly").first.wait_for(timeout=1000 * PATIENCE)
+    page.screenshot(path=screenshots / "prefect-deployments.png")
+    page = opened(report)
+    page.get_by_role("heading", name="Benchmark").wait_for(timeout=1000 * PATIENCE)
+    page.screenshot(path=screenshots / "prefect-report.png")
+
+
+def test_a_port_that_is_in_use_and_two_benchmarks_of_one_name_are_refused(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    file = benchmark(tmp_path, store)
+    with pytest.raises(ConfigError, match=r"nightly: found it twice .* expected a name of its own"):
+        serve_here([file, file])
+    with pytest.raises(ConfigError, match="benchmark: found it twice"):
+        serve_here([benchmark(tmp_path, store, name="benchmark")])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}: found another process listening on it"):
+            serve_here(port=port)
+
+
+def test_the_automations_are_such_as_a_server_takes() -> None:
+    dead, crashed = automations()
+    assert dead.trigger.within.total_seconds() > 180, "shorter than Prefect's time between two signs of life"
+    assert crashed.trigger.expect == {"prefect.flow-run.Crashed"}
+
+
+def test_a_benchmark_fires_on_its_schedule_and_shows_up_with_what_it_made(
+    store: Path, tmp_path: Path, opened: Callable[..., Any], screenshots: Path
+) -> None:
+    file = benchmark(tmp_path, store, schedule="* * * * *")
+    with serve(tmp_path, free_port(), file) as served, client(served.url) as api:
+        names = {deployment.name: deployment for deployment in api.read_deployments()}
+        assert names.keys() == {*FLOWS, "nightly"}
+        assert names["pretrain"].global_concurrency_limit.limit == 1
+        assert "pcm3pp" in str(names["pretrain"].parameter_openapi_schema)
+        page = urllib.request.urlopen(served.url.removesuffix("/api"), timeout=PATIENCE).read()
+        assert b"<html" in page
+        run = until(lambda: ended(api, "nightly"), served.log.read_text)
+        assert (run.state_name, run.auto_scheduled) == ("Completed", True), served.log.read_text()
+        assert "benchmark:nightly" in run.tags
+        seen = artifacts(api, run.id)
+        assert {"nightly-progress", "nightly-scores", "nightly-table", "nightly-report"} <= seen.keys()
+        report = tmp_path / "runs" / "benchmarks" / "nightly" / "report.html"
+        where = f"{served.url.removesuffix('/api')}/skelstream/runs/benchmarks/nightly/report.html"
+        assert seen["nightly-report"].data == f"[{report}]({where})"
+        look_at_pages(opened, screenshots, served.url.removesuffix("/api"), str(run.id), where)
+        for outside in ("nightly.yaml", "%2e%2e/x.html", "none.html"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{served.url.removesuffix('/api')}/skelstream/{outside}", timeout=PATIENCE)
+        children = served.children()
+        served.process.send_signal(signal.SIGTERM)
+        served.process.wait(PATIENCE)
+        assert served.process.returncode == 0
+        assert not any(child.is_running() for child in children), "it left a child"
