@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
-from prefect.deployments import run_deployment
+from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
@@ -121,9 +121,8 @@ async def _deployed(name: str, options: BaseModel, tag: str, *, say: Callable[[s
         else:
             parameters: dict[str, Any] = {"options": options.model_dump(mode="json"), "progress": False}
             try:
-                scheduled = run_deployment(name, client, parameters=parameters, tags=[tag], timeout=0)
-                assert not isinstance(scheduled, FlowRun), "called in an event loop, it gives an awaitable"
-                run, word = await scheduled, "is scheduled"
+                run = await arun_deployment(name, client, parameters=parameters, tags=[tag], timeout=0)
+                word = "is scheduled"
             except ObjectNotFound:
                 raise ConfigError(
                     f"spread: found no deployment {name} on this server, expected those of prefect.yaml"
