@@ -15,6 +15,7 @@ from flows.published import PUBLISHED, Published
 from flows.tasks.registry import TASKS
 from flows.tasks.summary import REPEATED, changes, conditions, percent, stored
 from models.evaluation.results import Setting, TaskResult, read_results
+from shards.catalog import dataset
 from shards.errors import ConfigError
 
 Format = Literal["markdown", "csv", "latex"]
@@ -224,21 +225,35 @@ def _check(column: Column, name: str, expected: TaskResult, other: str, found: T
 def _published(
     columns: Sequence[Column], first: Mapping[Column, tuple[str, TaskResult]]
 ) -> tuple[dict[tuple[str, Column], list[float]], tuple[str, ...]]:
-    """The published figures of the columns whose results were made by the published settings, and notes on them."""
+    """The published figures of the columns whose results are of the published settings and data, and notes on them."""
     notes: list[str] = []
     official: list[Column] = []
     for column in columns:
-        changed = changes(first[column][1])
-        if not changed:
+        why = _differs(column, first[column][1])
+        if why is None:
             official.append(column)
         elif any(_fits(figure, column) for figure in PUBLISHED):
-            name, (found, expected) = next(iter(changed.items()))
-            why = f"{name} is {found!r} and the published setting {expected!r}"
             notes.append(f"{column.table} {column.title}: no published figures beside it, since {why}")
     beside = [(figure, column) for figure in PUBLISHED for column in official if _fits(figure, column)]
     values = {(f"{figure.method} (published)", column): [figure.value / 100] for figure, column in beside}
     notes += [f"published: {source}" for source in dict.fromkeys(figure.source for figure, _ in beside)]
     return values, tuple(notes)
+
+
+def _differs(column: Column, result: TaskResult) -> str | None:
+    """Why no published figure may stand beside a result; as far as the result tells."""
+    for name, (found, expected) in changes(result).items():
+        return f"{name} is {found!r} and the published setting {expected!r}"
+    details: Mapping[str, Any] = result.details
+    lacking = {*details.get("missing_classes", ()), *details.get("untested_classes", ())}
+    if lacking:
+        return f"{len(lacking)} classes have no samples here: these are not the official data"
+    tested = sum(group["samples"] for group in details.get("by_camera", {}).values())
+    _, official = dataset(column.dataset).counts.get(column.protocol, (0, 0))
+    # a lab may have dropped a few damaged recordings
+    if tested and official and abs(tested - official) > official / 100:
+        return f"{tested:,} samples were tested, and of the official data {official:,}"
+    return None
 
 
 def _fits(figure: Published, column: Column) -> bool:

@@ -82,6 +82,25 @@ def test_published_figures_stand_beside_results_of_the_published_setting_with_th
     assert any("arXiv 2406.02978" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("details", "why"),
+    [
+        ({"missing_classes": [3, 4], "untested_classes": [4]}, "2 classes have no samples here"),
+        (
+            {"by_camera": {"1": {"accuracy": 0.9, "samples": 180}}},
+            "180 samples were tested, and of the official data 18,932",
+        ),
+        ({"missing_classes": [], "by_camera": {"1": {"accuracy": 0.9, "samples": 18_900}}}, None),
+    ],
+)
+def test_published_figures_stand_beside_results_on_the_official_data_alone(
+    details: dict[str, Any], why: str | None
+) -> None:
+    found = compare({"run": [result(details=details)]})
+    assert any("(published)" in name for name in found.names) is (why is None)
+    assert why is None or why in found.notes[0]
+
+
 def test_published_figures_are_left_out_where_the_setting_is_another_and_the_note_says_why() -> None:
     options = TASKS["linear"].options(EvaluateConfig(), "trained") | {"crop": "centre"}
     found = compare({"runs/a": [result(options=options)]})
