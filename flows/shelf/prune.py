@@ -4,7 +4,6 @@ Runs, results and checkpoints are never removed. Every removal holds the lock of
 is at work keeps what it has; what is removed loses its name first, so that nothing half-removed passes for whole.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from flows.shelf.items import Item, extent
 from models.evaluation.feature_store import ABOUT
 from models.training.checkpoint import FOLDER
 from shards.errors import SkelstreamError
+from shards.lock import acquire
 from shards.manifest import sha256_file, sync
 
 RESTED = 3600.0
@@ -215,7 +215,10 @@ def _alone(removal: Removal) -> Iterator[bool]:
     if removal.is_lasting and not removal.lock.exists():
         yield True  # nobody has taken it since the file was seen: it was there before any lock
         return
-    descriptor = _acquire(removal.lock, 0 if removal.is_lasting else os.O_CREAT)
+    try:
+        descriptor = acquire(removal.lock, create=not removal.is_lasting)
+    except OSError:  # a link, or a folder that may not be written: nothing to remove there
+        descriptor = None
     try:
         yield descriptor is not None
     finally:
@@ -223,22 +226,3 @@ def _alone(removal: Removal) -> Iterator[bool]:
             if not removal.is_lasting:
                 removal.lock.unlink(missing_ok=True)
             os.close(descriptor)
-
-
-def _acquire(lock: Path, flag: int) -> int | None:
-    while True:
-        try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flag, 0o666)
-        except OSError:  # a link, or a folder that may not be written: nothing to remove there
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # one who left between our two calls took the file with it: then this lock is on nothing
-            if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        os.close(descriptor)

@@ -9,7 +9,6 @@ The key is made of all that the features depend on, so that what is there is nev
 by one rename; `about.json` in it means complete.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.evaluation.features import Features
 from shards.errors import NO_SPACE, StoreError
+from shards.lock import acquire
 from shards.manifest import Count, Sha256, sha256_file, sync
 
 FORMAT_VERSION = 1
@@ -224,29 +224,13 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
     """
     path = folder.with_name(f".{folder.name}.lock")
     with _disk_errors(folder):
-        descriptor = _acquire(path, wait)
+        descriptor = acquire(path, wait=wait)
     try:
         yield descriptor is not None
     finally:
         if descriptor is not None:
             path.unlink(missing_ok=True)
             os.close(descriptor)
-
-
-def _acquire(path: Path, wait: bool) -> int | None:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # one who left between our two calls took the file with it: then this lock is on nothing
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        os.close(descriptor)
 
 
 def _remove_stale(root: Path) -> None:

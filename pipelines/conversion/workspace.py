@@ -1,13 +1,13 @@
 """The right to write a result, and what the disk says to it."""
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from shards.errors import NO_SPACE, StoreError
+from shards.lock import acquire
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
@@ -21,27 +21,13 @@ def locked(final: Path) -> Iterator[None]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     path = final.with_name(f".{final.name}.lock")
-    descriptor = _acquire(path, final)
+    descriptor = acquire(path)
+    if descriptor is None:
+        raise StoreError(f"{final}: found another process writing it, expected to be the only one")
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _acquire(path: Path, final: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A holder that left between our two calls took the file with it: then this lock is on nothing.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            raise StoreError(f"{final}: found another process writing it, expected to be the only one") from None
         os.close(descriptor)
 
 
