@@ -7,7 +7,7 @@ SETUP := $(VENV)/.complete
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: setup demo browser docs vendor test check lint types rooms fuzz gpu bench bench-loaders bench-train bench-eval clean
+.PHONY: setup demo browser docs vendor guides test check lint types rooms fuzz gpu bench bench-loaders bench-train bench-eval clean
 
 RUNS ?= 150000
 
@@ -37,6 +37,10 @@ browser:
 # ones (end_to_end, faults) come first, by their names.
 test: $(SETUP) browser
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+# Every guide, typed word by word; some ten minutes. `make test` leaves out the two that start a server and workers.
+guides: $(SETUP)
+	@GUIDES=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/end_to_end/test_guides.py
 
 # The reference pages, from the code.
 docs: $(SETUP)
