@@ -232,12 +232,12 @@ def as_json(found: Inventory) -> str:
     return json.dumps(tree, indent=1)
 
 
-def size_text(count: int) -> str:
+def size_text(count: float) -> str:
     """Bytes, for people."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
-        count /= 1000  # type: ignore[assignment]
+        count /= 1000
     return f"{count:.3g} TB"
 
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -32,7 +32,7 @@ LONG = ("prefect-server", "several-gpus")
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[list[str]]:
+def shell(tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """A shell of which nothing is left behind, whatever it started."""
     processes: list[subprocess.Popen[str]] = []
 
@@ -62,7 +62,7 @@ def shell(tmp_path: Path) -> Iterator[list[str]]:
         assert status == 0, text[-6000:] + logs
         return text
 
-    yield run  # type: ignore[misc]
+    yield run
     for process in processes:
         for left in psutil.process_iter(["pid"]):
             try:
@@ -99,7 +99,7 @@ def test_every_guide_is_followed_here() -> None:
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
-def test_a_guide_works_word_by_word(guide: Path, shell) -> None:  # type: ignore[no-untyped-def]
+def test_a_guide_works_word_by_word(guide: Path, shell: Callable[[str], str]) -> None:
     if guide.stem in LONG and "GUIDES" not in os.environ:
         pytest.skip("takes minutes with a server and workers: make guides (test_deployments does the same in parts)")
     said = shell(script_of(guide))
