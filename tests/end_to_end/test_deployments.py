@@ -25,11 +25,11 @@ from tests.flows.serving import (
     client,
     ended,
     environment,
-    free_port,
     started,
     submit,
     until,
 )
+from tests.ports import free_port
 
 TINY = [
     *("objective.encoder.hidden=8", "objective.queue_size=32", "train.batch_size=8", "train.milestones=[]"),

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -73,23 +74,13 @@ def shell(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         process.wait()
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def script_of(guide: Path) -> str:
     """All that the guide says to type; the ports are exchanged, for others may use them here."""
     blocks = re.findall(r"```sh\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks
     script = "\n".join(blocks)
-    for port, free in zip(PORTS, free_ports(len(PORTS)), strict=True):
-        script = re.sub(rf"\b{port}\b", str(free), script)
+    for port in PORTS:
+        script = re.sub(rf"\b{port}\b", str(free_port()), script)
     server = re.search(r"PREFECT_API_URL=http://127\.0\.0\.1:(\d+)/api", script)
     return f"export PREFECT_SERVER_API_PORT={server[1]}\n{script}" if server else script
 

@@ -16,7 +16,8 @@ from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import read_log
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
-from tests.flows.serving import PATIENCE, Serve, await_state, client, free_port, serve, submit, until
+from tests.flows.serving import PATIENCE, Serve, await_state, client, serve, submit, until
+from tests.ports import free_port
 
 EPOCHS = 40
 TINY = (

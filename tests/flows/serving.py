@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,12 +30,6 @@ PATIENCE = 240.0
 """Seconds for what takes a few when nothing else runs."""
 
 SKELSTREAM = "import sys; from flows.cli import main; sys.exit(main())"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from flows.events import evaluation_failed, evaluation_regressed, failure_told
 from flows.regression import Change, compare_rounds
 from shards.errors import ConfigError
 from tests.flows.records import result
+from tests.ports import free_port
 
 EXAMPLE = Path(events.__file__).parent / "automations" / "evaluation.yaml"
 PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
@@ -94,13 +94,6 @@ def test_without_a_server_nobody_is_told(emitted: list[dict[str, Any]]) -> None:
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert not evaluation_failed(Path("a"), ["linear"], ConfigError("x"))
     assert emitted == []
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def ask(url: str, body: Any = None) -> Any:

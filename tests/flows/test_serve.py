@@ -16,7 +16,8 @@ from flows.serve import FLOWS
 from flows.serve import serve as serve_here
 from shards.errors import ConfigError
 from tests.flows.conftest import TINY
-from tests.flows.serving import PATIENCE, artifacts, client, ended, free_port, serve, until
+from tests.flows.serving import PATIENCE, artifacts, client, ended, serve, until
+from tests.ports import free_port
 
 
 def benchmark(folder: Path, store: Path, **changes: Any) -> Path:

@@ -16,6 +16,7 @@ from models.training.checkpoint import Checkpoint, latest_checkpoint, load_check
 from models.training.distributed import flat
 from models.training.runlog import LOG, TIME_FIELDS
 from shards.errors import ConfigError
+from tests.ports import free_port
 
 STEPS, BATCH = 5, 4
 
@@ -223,15 +224,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.returncode == 0, process.stderr
     (folder / "stderr.txt").write_text(process.stderr)
     return folder
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def told(out: Path, scenario: str) -> list[dict[str, Any]]:
