@@ -128,22 +128,25 @@ async def _deployed(name: str, options: BaseModel, tag: str, *, say: Callable[[s
                     f"spread: found no deployment {name} on this server, expected those of prefect.yaml"
                 ) from None
         say(f"{tag}: flow run {run.name} of {name} {word}")
-        await _completed(partial(client.read_flow_run, run.id), name)
+        await _completed(partial(client.read_flow_run, run.id), name, say)
 
 
-async def _completed(read: Callable[[], Awaitable[FlowRun]], name: str) -> None:
+async def _completed(read: Callable[[], Awaitable[FlowRun]], name: str, say: Callable[[str], None]) -> None:
     """Return when the flow run has completed, however long it takes; FlowRunError when it ends otherwise."""
     crashed: float | None = None
-    heard = time.monotonic()
+    heard, silent = time.monotonic(), False
     while True:
         try:
             run = await read()
-        except httpx.TransportError:
+        except httpx.TransportError as error:
             if time.monotonic() > heard + SILENCE:
                 raise
+            if not silent:
+                say(f"{name}: the server does not answer ({error}), asking for {SILENCE / 60:.0f} minutes more")
+            silent = True
             await asyncio.sleep(EVERY)
             continue
-        heard, state = time.monotonic(), run.state
+        heard, silent, state = time.monotonic(), False, run.state
         if state is not None and state.is_completed():
             return
         if state is None or not state.is_crashed():

@@ -140,12 +140,15 @@ def test_a_flow_run_is_waited_for_even_when_it_crashes_and_is_picked_up(
             raise httpx.ConnectError("the server is restarted")
         return SimpleNamespace(name="curious-cat", state=State(type=StateType(state)))
 
+    said: list[str] = []
     if error is None:
-        asyncio.run(spreading._completed(read, TRAIN))
+        asyncio.run(spreading._completed(read, TRAIN, said.append))
         assert list(left) == []
     else:
         with pytest.raises(SkelstreamError, match=f"flow run curious-cat of {TRAIN}: {error}"):
-            asyncio.run(spreading._completed(read, TRAIN))
+            asyncio.run(spreading._completed(read, TRAIN, said.append))
+    silent = f"{TRAIN}: the server does not answer (the server is restarted), asking for 15 minutes more"
+    assert said == [silent] * (2 if "silence" in states else 0)
 
 
 def test_a_server_that_is_gone_for_good_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +159,9 @@ def test_a_server_that_is_gone_for_good_ends_the_wait(monkeypatch: pytest.Monkey
     async def read() -> Any:
         raise httpx.ConnectError("nobody listens")
 
+    said: list[str] = []
+
     with pytest.raises(httpx.ConnectError, match="nobody listens"):
-        asyncio.run(spreading._completed(read, TRAIN))
+        asyncio.run(spreading._completed(read, TRAIN, said.append))
+    assert len(said) == 1
     assert spreading.SILENCE <= clock.now <= spreading.SILENCE + 2 * spreading.EVERY
