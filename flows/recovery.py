@@ -1,10 +1,11 @@
 """Flow runs whose process is gone: they leave in order where they can, are found dead else, and are run again.
 
-Three things happen to a run in a process that a runner or a worker started:
+What happens to a run in a process that a runner or a worker started:
 - Its parent dies (killed, out of memory): the run notes it within a second and leaves as by SIGTERM; a training writes
   a checkpoint of that very step. Prefect calls that crashed.
 - It dies itself, or with its host: its heartbeats end, and an automation of the server calls it crashed.
-- Whatever crashed is scheduled again by another automation (`automations/recovery.yaml`), at most `MAX_RUNS` times.
+- Its worker dies before it has started the process: another automation calls the run crashed too.
+- Whatever crashed is scheduled again by a third automation (`automations/recovery.yaml`), at most `MAX_RUNS` times.
 """
 
 import fcntl

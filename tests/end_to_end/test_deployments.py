@@ -13,8 +13,10 @@ import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.events.schemas.automations import EventTrigger
+from prefect.states import Pending
 
-from flows.recovery import AUTOMATIONS
+from flows.recovery import AUTOMATIONS, automations
 from models.training.runlog import read_log
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
@@ -112,6 +114,29 @@ def test_the_scheduled_run_fires_works_and_shows_up(place: Path, api: SyncPrefec
     seen = artifacts(api, run.id)
     assert {"scheduled-progress", "scheduled-epochs", "scheduled-curve", "scheduled-folder"} <= seen.keys()
     assert seen["scheduled-progress"].data == 100
+
+
+def test_a_run_whose_worker_died_before_it_was_started_is_picked_up(
+    place: Path, api: SyncPrefectClient, workers: Any
+) -> None:
+    options = {"data": "data", "dataset": "ntu60", "protocol": "xview", "device": "cpu", "run": "runs/taken"}
+    overrides = [*TINY, "train.epochs=1"]
+    taken = submit(api, "pretrain/pretrain", {"options": {**options, "overrides": overrides}, "progress": False})
+    (own,) = (a for a in automations() if a.name == "skelstream mark the never started")
+    assert isinstance(own.trigger, EventTrigger)
+    assert own.trigger.within == timedelta(minutes=10)
+    hasty = own.model_copy(
+        update={"name": "hasty", "trigger": own.trigger.model_copy(update={"within": timedelta(seconds=10)})}
+    )
+    api.create_automation(hasty)
+    api.set_flow_run_state(taken, Pending(), force=True)  # as a worker does that takes it
+    until(lambda: not api.read_flow_run(taken).state.is_pending())
+    for known in api.read_automations_by_name("hasty"):
+        api.delete_automation(known.id)
+    workers()
+    run = await_state(api, taken, "Completed", "Failed")
+    assert run.state_name == "Completed", log(place)
+    assert (place / "runs" / "taken" / "checkpoints" / "epoch_0001.pt").is_file()
 
 
 def test_runs_of_the_gpu_queue_wait_for_each_other_and_one_that_dies_with_its_host_goes_on_elsewhere(

@@ -70,8 +70,9 @@ def test_a_port_that_is_in_use_and_two_benchmarks_of_one_name_are_refused(
 
 
 def test_the_automations_are_such_as_a_server_takes() -> None:
-    dead, crashed = automations()
+    dead, never_started, crashed = automations()
     assert dead.trigger.within.total_seconds() > 180, "shorter than Prefect's time between two signs of life"
+    assert never_started.trigger.after == {"prefect.flow-run.Pending"}
     assert crashed.trigger.expect == {"prefect.flow-run.Crashed"}
 
 
