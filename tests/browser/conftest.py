@@ -18,6 +18,9 @@ FLAGS = (
     "--disable-background-networking",
 )
 
+PATIENCE = 90_000
+"""Milliseconds for what takes some: a busy machine without a graphics card."""
+
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 """Where tests keep their pictures; git ignores the folder."""
 
@@ -35,6 +38,7 @@ def browser() -> Iterator[Any]:
         if "CI" in os.environ:
             pytest.fail(message)
         pytest.skip(message)
+    playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as tools:
         opened = tools.chromium.launch(executable_path=chromium, args=list(FLAGS))
         yield opened
@@ -58,7 +62,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(viewport={"width": width, "height": height}, **facts)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(90_000)  # a busy machine without a graphics card
+        page.set_default_timeout(PATIENCE)
         page.on("console", lambda message: None if _of_prefect(message) else said.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
         page.on(
