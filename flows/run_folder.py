@@ -65,7 +65,9 @@ def revision() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+    # else status writes the index anew, and one that is killed leaves its lock in the user's checkout
+    command = ["git", "--no-optional-locks", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def new_record(store: Place, manifest: Manifest, also: tuple[str, ...] = ()) -> RunRecord:

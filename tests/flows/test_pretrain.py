@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 import flows
-from flows import build
+from flows import build, run_folder
 from flows.build import pick_device, pick_loader
 from flows.config import first_difference, read_config
 from flows.export import export
@@ -77,6 +78,22 @@ def test_the_revision_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytes
     assert revision().removesuffix("+changes") == head.stdout.strip()
     monkeypatch.setenv("PATH", str(tmp_path))  # no git there
     assert revision() == "unknown"
+
+
+def test_asking_for_the_revision_leaves_the_index_of_the_checkout_alone(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, capture_output=True, check=True)
+
+    file = tmp_path / "file"
+    file.write_text("equal")
+    git("init")
+    git("add", "file")
+    git("commit", "-m", "first")
+    os.utime(file, (1, 1))  # equal still, but its time in the index is another: what `git status` would note there
+    before = (tmp_path / ".git" / "index").read_bytes()
+    assert run_folder._git(tmp_path, "status", "--porcelain", "--untracked-files=no") == ""
+    assert (tmp_path / ".git" / "index").read_bytes() == before
 
 
 def test_a_run_folder_holds_log_events_and_checkpoints(run: Path) -> None:
