@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +12,9 @@ import pytest
 import yaml
 
 from pipelines.synthetic import synthesize
+from tests.faults.killing import Command
 
-# The command line, as a child of a process that has made the imports, for every line that it reads: arguments, and
-# where the child kills itself: the function, its how manieth call, and whether before, halfway or after.
-PROGRAM = """
-import json, os, signal, sys
-# what torch and a loader import at their first use: here once, not in every child
-import pipelines.views.kernels
-import torch._dynamo
-import torch.fx.experimental.symbolic_shapes
-import torch.utils.tensorboard.writer
+PLACES = """
 import flows.benchmark.flow
 import flows.benchmark.rounds as rounds
 import flows.benchmark.run as run
@@ -31,7 +22,6 @@ import flows.benchmark.table as table
 import flows.evaluate as evaluate
 import models.training.engine as engine
 import pipelines.convert as convert
-from flows.cli import main
 
 PLACES = {
     "publish": (convert, "_publish"),
@@ -49,45 +39,7 @@ def report(done):
     path.write_text("".join(planned.run.name for planned in done.cells))
 
 
-def die():
-    sys.stdout.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def half(path, data):
-    path.with_name(f".{path.name}.01234567.tmp").write_bytes(data[: len(data) // 2])
-
-
-def arm(place, number, when):
-    module, name = PLACES[place]
-    plain, calls = getattr(module, name), []
-    def armed(*arguments, **options):
-        calls.append(None)
-        if len(calls) != number:
-            return plain(*arguments, **options)
-        if when == "halfway":
-            half(*arguments)
-        if when == "after":
-            plain(*arguments, **options)
-        die()
-    setattr(module, name, armed)
-
-
 run._report = report
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.chdir(order["folder"])
-        os.dup2(os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-        if order["fault"]:
-            arm(*order["fault"])
-        code = main(["benchmark", "killed.yaml", "--plain"])
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 BENCHMARK: dict[str, Any] = {
@@ -109,56 +61,22 @@ BENCHMARK: dict[str, Any] = {
 CELLS = 8
 
 
-class Command:
-    """`skelstream benchmark killed.yaml --plain` in processes of its own."""
+class Benchmark(Command):
+    """`skelstream benchmark killed.yaml --plain` in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        program = folder / "program.py"
-        program.write_text(PROGRAM)
-        root = Path(__file__).resolve().parents[2]
-        self.errors = (folder / "errors.txt").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(program)],
-            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
-
-    def start(self, folder: Path, *fault: object) -> int:
+    def begin(self, folder: Path, *fault: object) -> int:
         """The process id."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"folder": str(folder), "fault": fault}) + "\n")
-        self.process.stdin.flush()
-        return self._number()
-
-    def end(self) -> int:
-        return self._number()
+        return self.start(["benchmark", "killed.yaml", "--plain"], *fault, folder=folder, out="out.txt")
 
     def run(self, folder: Path, *fault: object) -> int:
         """The exit status; minus the signal that ended it."""
-        self.start(folder, *fault)
+        self.begin(folder, *fault)
         return self.end()
-
-    def said(self) -> str:
-        self.errors.seek(0)
-        return self.errors.read()
-
-    def _number(self) -> int:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.said()
-        return int(line)
-
-    def close(self) -> None:
-        self.process.communicate()
-        self.errors.close()
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    made = Command(tmp_path_factory.mktemp("command"))
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benchmark]:
+    made = Benchmark(tmp_path_factory.mktemp("command"), PLACES)
     yield made
     made.close()
 
@@ -179,7 +97,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(command: Command, place: Callable[[str], Path]) -> Path:
+def undisturbed(command: Benchmark, place: Callable[[str], Path]) -> Path:
     folder = place("undisturbed")
     assert command.run(folder) == 0, command.said()
     return folder
@@ -204,7 +122,7 @@ def scores(folder: Path) -> dict[str, list[Any]]:
 
 
 def test_a_benchmark_killed_at_every_stage_ends_as_one_left_alone(
-    command: Command, place: Callable[[str], Path], undisturbed: Path
+    command: Benchmark, place: Callable[[str], Path], undisturbed: Path
 ) -> None:
     folder = place("killed")
     faults = [
@@ -233,11 +151,11 @@ def test_a_benchmark_killed_at_every_stage_ends_as_one_left_alone(
 
 
 def test_a_benchmark_killed_twice_at_a_moment_of_its_own_ends_as_one_left_alone(
-    command: Command, place: Callable[[str], Path], undisturbed: Path
+    command: Benchmark, place: Callable[[str], Path], undisturbed: Path
 ) -> None:
     folder = place("killed-twice")
     for cell, number in ((2, signal.SIGKILL), (6, signal.SIGTERM)):
-        process = command.start(folder)
+        process = command.begin(folder)
         while f"[{cell}/{CELLS}]" not in ((folder / "out.txt").read_text() if (folder / "out.txt").exists() else ""):
             time.sleep(0.01)
         os.kill(process, number)

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from flows.pretrain import PretrainOptions, pretrain
 from flows.tasks.bench import scoring
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
+from tests.faults.killing import Command
 
 TINY = (
     *("objective.encoder.hidden=8", "objective.queue_size=16", "train.batch_size=8", "train.epochs=1"),
@@ -30,19 +29,10 @@ SHORT = (
     *("robustness.shorter=[]", "robustness.rotated=[90]", "early.ratios=[0.5]"),
 )
 
-# The command line, as a child of a process that has made the imports, for every line that it reads: arguments, and
-# where the child kills itself: the function, its how manieth call, and whether before, halfway or after.
-PROGRAM = """
-import json, os, signal, sys
-from pathlib import Path
-# what torch and a loader import at their first use: here once, not in every child
-import pipelines.views.kernels
-import torch._dynamo
-import torch.fx.experimental.symbolic_shapes
+PLACES = """
 import flows.evaluate
 import models.evaluation.feature_store as feature_store
 import models.evaluation.results as results
-from flows.cli import main
 
 PLACES = {
     "features sync": (feature_store, "sync"),
@@ -51,90 +41,21 @@ PLACES = {
     "results": (flows.evaluate, "write_results"),
     "results file": (results, "write_atomic"),
 }
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def half(path, data):
-    path.with_name(f".{path.name}.01234567.tmp").write_bytes(data[: len(data) // 2])
-
-
-def arm(place, number, when):
-    module, name = PLACES[place]
-    plain, calls = getattr(module, name), []
-    def armed(*arguments, **options):
-        calls.append(None)
-        if len(calls) != number:
-            return plain(*arguments, **options)
-        if when == "halfway":
-            half(*arguments)
-        if when == "after":
-            plain(*arguments, **options)
-        die()
-    setattr(module, name, armed)
-
-
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if order["fault"]:
-            arm(*order["fault"])
-        code = main(order["arguments"])
-        sys.stderr.flush()
-        os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-class Command:
-    """`skelstream evaluate RUN --tasks all` in processes of its own."""
+class Evaluation(Command):
+    """`skelstream evaluate RUN --tasks all`."""
 
-    def __init__(self, folder: Path) -> None:
-        program = folder / "program.py"
-        program.write_text(PROGRAM)
-        root = Path(__file__).resolve().parents[2]
-        self.errors = (folder / "errors.txt").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(program)],
-            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
-
-    def start(self, run: Path, *fault: object) -> int:
+    def begin(self, run: Path, *fault: object) -> int:
         """The process id."""
-        assert self.process.stdin is not None
         arguments = ["evaluate", str(run), "--tasks", "all", "--plain", "--device", "cpu"]
-        arguments += [part for override in SHORT for part in ("--set", override)]
-        self.process.stdin.write(json.dumps({"arguments": arguments, "fault": fault}) + "\n")
-        self.process.stdin.flush()
-        return self._number()
-
-    def end(self) -> int:
-        return self._number()
-
-    def _number(self) -> int:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.errors.seek(0)
-        assert line, self.errors.read()
-        return int(line)
-
-    def close(self) -> None:
-        self.process.communicate()
-        self.errors.close()
+        return self.start([*arguments, *(part for override in SHORT for part in ("--set", override))], *fault)
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    made = Command(tmp_path_factory.mktemp("command"))
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluation]:
+    made = Evaluation(tmp_path_factory.mktemp("command"), PLACES)
     yield made
     made.close()
 
@@ -151,10 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(command: Command, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(command: Evaluation, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(run, folder)
-    command.start(folder)
+    command.begin(folder)
     assert command.end() == 0
     return folder
 
@@ -205,13 +126,13 @@ FAULTS = (
 
 
 def test_an_evaluation_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
-    command: Command, undisturbed: Path, run: Path, tmp_path: Path
+    command: Evaluation, undisturbed: Path, run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     done = 0
     for fault in FAULTS:
-        command.start(folder, *fault)
+        command.begin(folder, *fault)
         assert command.end() == -signal.SIGKILL, fault
         before = extracted(folder)
         rows = mark(folder, "once")
@@ -220,7 +141,7 @@ def test_an_evaluation_that_is_killed_again_and_again_ends_as_an_undisturbed_one
         done = rows
     assert any(path.name.endswith(".tmp") for path in folder.rglob(".*")), "nothing half-written was left to remove"
     assert 0 < done < 30
-    command.start(folder)
+    command.begin(folder)
     assert command.end() == 0
     assert {name: stat for name, stat in extracted(folder).items() if name in before} == before
     assert marks(folder).count("kept once") == done
@@ -228,19 +149,19 @@ def test_an_evaluation_that_is_killed_again_and_again_ends_as_an_undisturbed_one
 
 
 def test_an_evaluation_that_is_killed_from_outside_goes_on(
-    command: Command, undisturbed: Path, run: Path, tmp_path: Path
+    command: Evaluation, undisturbed: Path, run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     for awaited in ("features/[!.]*", "results/robustness.json"):
-        process = command.start(folder)
+        process = command.begin(folder)
         while not list(folder.glob(awaited)):
             os.kill(process, 0)  # an error when it has ended by itself
             time.sleep(0.001)
         os.kill(process, signal.SIGKILL)
         assert command.end() == -signal.SIGKILL
         rows = mark(folder, "once")
-    command.start(folder)
+    command.begin(folder)
     assert command.end() == 0
     assert marks(folder).count("kept once") == rows
     assert content(folder) == content(undisturbed)

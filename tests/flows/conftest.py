@@ -1,6 +1,7 @@
 """A small synthetic store and a tiny finished run for the tests of flows."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ os.environ |= {
 import pytest
 import torch
 
+from flows.evaluate import EvaluateOptions, evaluate
 from flows.pretrain import PretrainOptions, pretrain
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
@@ -83,4 +85,13 @@ def run(options: Callable[..., PretrainOptions], tmp_path_factory: pytest.TempPa
     """A finished run; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     pretrain(options(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scored(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run with scores and features of its retrieval task; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    shutil.copytree(run, folder)
+    evaluate(EvaluateOptions(run=folder, tasks=("retrieval",), device="cpu"))
     return folder

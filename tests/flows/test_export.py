@@ -19,7 +19,6 @@ from flows import export as export_module
 from flows.build import build_encoder
 from flows.cli_exchange import add_commands
 from flows.config import read_config
-from flows.evaluate import EvaluateOptions, evaluate
 from flows.export import export
 from flows.pretrain import PretrainOptions, pretrain
 from models.exchange.export import load_encoder, read_header
@@ -28,15 +27,6 @@ from shards.errors import CheckpointError, ConfigError
 from shards.manifest import read_manifest, sha256_file
 
 FILES = {"encoder.safetensors", "encoder.onnx", "README.md", "config.json"}
-
-
-@pytest.fixture(scope="module")
-def scored(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the run with scores of its last checkpoint."""
-    copy = tmp_path_factory.mktemp("scored") / "run"
-    shutil.copytree(run, copy)
-    evaluate(EvaluateOptions(run=copy, tasks=("retrieval",), device="cpu"))
-    return copy
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ import json
 import re
 import shutil
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,57 +21,9 @@ from pipelines.synthetic import synthesize
 from shards.errors import StoreError
 from shards.manifest import Outcome, read_manifest, write_manifest
 from shards.store import open_store
+from tests.flows.pages import Page
 
 HOSTILE = "</script><script>alert('x')</script>&\"<!--"
-LINKS = ("href", "src", "xlink:href", "action", "data", "srcset")
-VOID = {"meta", "br", "img", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """What a page consists of; asserts that its tags are balanced."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.shown: list[dict[str, str]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        facts = {name: value or "" for name, value in attrs}
-        self.links += [
-            facts[name] for name in ("href", "src", "xlink:href", "action", "data", "srcset") if name in facts
-        ]
-        self.ids += [facts["id"]] if "id" in facts else []
-        if tag == "button" and facts.get("class") == "show":
-            self.shown.append(facts)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
-        else:
-            self.text += data
-
-    @property
-    def viewer(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.scripts[-2])
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +186,9 @@ def test_upwards_is_z_only_where_the_stored_frames_were_turned(folder: Path) -> 
         update={"recipe_steps": [{"name": "align", "axis": "x"}, {"name": "align", "axis": "z"}]}
     )
     assert up_axis(turned) == 2
-    assert up_axis(turned.model_copy(update={"source": "pkummd1"})) == 1, "the store holds whole videos, as they are"
+    assert up_axis(turned.model_copy(update={"source": "pkummd1"})) == 1, (
+        "the store holds whole videos, as they are"
+    )
 
 
 def test_charts_say_what_they_show_and_escape_it() -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -38,49 +37,9 @@ from shards.errors import ConfigError, StoreError
 from shards.manifest import read_manifest
 from shards.reader import read_index, read_samples, read_shard
 from shards.skeleton import BODY_PARTS, NUM_JOINTS
+from tests.flows.pages import Page
 
 HOSTILE = "</script><script>alert('x')</script>&\"<!--"
-VOID = {"meta", "br", "input"}
-
-
-class Page(HTMLParser):
-    """What a page consists of; asserts that its tags are balanced."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        facts = {name: value or "" for name, value in attrs}
-        self.links += [facts[name] for name in ("href", "src", "action", "data", "srcset") if name in facts]
-        self.ids += [facts["id"]] if "id" in facts else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
-        else:
-            self.text += data
-
-    @property
-    def viewer(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.scripts[-2])
-        return found
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.text.split())
 
 
 def millimetres(text: str) -> npt.NDArray[np.int16]:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 
 from flows.config import read_config
-from flows.evaluate import EvaluateOptions, evaluate
 from flows.pictures import HIDDEN, MIXED
 from flows.sample import Found, find_sample
 from flows.view import ViewRequest, write_view
@@ -22,15 +21,6 @@ from shards.manifest import STORE, read_manifest
 from shards.reader import read_index
 from shards.skeleton import NUM_JOINTS
 from shards.store import open_store
-
-
-@pytest.fixture(scope="module")
-def scored(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run with the features that its evaluation keeps."""
-    folder = tmp_path_factory.mktemp("scored") / "run"
-    shutil.copytree(run, folder)
-    evaluate(EvaluateOptions(run=folder, tasks=("retrieval",), device="cpu"))
-    return folder
 
 
 def samples(store: Path, side: str) -> list[Found]:

@@ -4,9 +4,7 @@ import base64
 import json
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +23,10 @@ from models.evaluation.results import read_results, write_results
 from models.training.runlog import LOG, read_log
 from shards.errors import ConfigError, SkelstreamError
 from shards.manifest import Outcome, read_manifest, write_manifest
+from tests.flows.pages import Page
 
 HOSTILE = "</pre><script>alert('x')</script>&\"$\\frac"
-VOID = {"meta", "br", "img", "link", "input", "hr"}
 SECTIONS = ["benchmark", "curves", "classes", "levels", "space", "views", "data", "scores", "provenance"]
-
-
-class Page(HTMLParser):
-    """What a page consists of; asserts that its tags are balanced."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href", "action", "data")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +52,13 @@ def data_of(path: Path) -> dict[str, Any]:
     return data
 
 
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def page(told: Path) -> Page:
-    return Page(told / "report.html")
+    return read(told / "report.html")
 
 
 def test_the_page_is_one_file_that_asks_for_no_other(told: Path, page: Page) -> None:
@@ -185,7 +153,7 @@ def test_equal_runs_give_equal_bytes(told: Path, tmp_path: Path) -> None:
 def test_a_run_without_results_or_epochs_says_so(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / LOG).unlink()
-    page = Page(write_report([tmp_path / "run"], tmp_path / "report.html"))
+    page = read(write_report([tmp_path / "run"], tmp_path / "report.html"))
     for said in ("No results yet", "No finished epoch yet", "No scores by class yet", "Not measured yet"):
         assert said in page.text
     assert page.tags["figure"] == 0
@@ -207,8 +175,8 @@ def test_hostile_names_stay_text(told: Path, store: Path, tmp_path: Path) -> Non
     )
     lines = [line | {"terms": {HOSTILE: 1.0}} for line in read_log(run)]
     (run / LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    hostile = Page(write_report([run], tmp_path / "report.html", title=HOSTILE))
-    benign = Page(write_report([told], tmp_path / "benign.html"))
+    hostile = read(write_report([run], tmp_path / "report.html", title=HOSTILE))
+    benign = read(write_report([told], tmp_path / "benign.html"))
     assert hostile.tags["script"] == benign.tags["script"]
     assert hostile.text.count(HOSTILE) >= 2 + 3 + 3 + 1 + 2
 
@@ -221,7 +189,7 @@ def test_a_store_that_is_gone_or_another_is_told_and_the_rest_is_shown(
     record = json.loads((told / "run.json").read_text())
     for store, message in ((tmp_path / "none", "no such folder"), (other_store, "found fingerprint")):
         (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"store": str(store)}))
-        text = Page(write_report([tmp_path / "run"], tmp_path / "report.html")).text
+        text = read(write_report([tmp_path / "run"], tmp_path / "report.html")).text
         assert text.count(message) == 2
         assert "the store is not there any more" in text
         assert "loss terms, weighted" in text
@@ -260,7 +228,7 @@ def test_several_runs_are_one_page_that_pools_seeds_and_keeps_each_run_to_open(
     three: list[Path], tmp_path: Path
 ) -> None:
     out = write_report(three, tmp_path / "report.html")
-    page, text = Page(out), out.read_text(encoding="utf-8")
+    page, text = read(out), out.read_text(encoding="utf-8")
     assert "pcm3pp on ntu60 xview, 2 streams (joint, bone)" in page.text
     assert "3 runs, 2 seeds (0, 7), 2 epochs each" in page.text
     assert "1 of them without results." in page.text
