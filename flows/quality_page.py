@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from flows.charts import count_bars, histogram_bars, pose
-from flows.web import assets, encode, skeleton
+from flows.web import assets, encode, skeleton, upwards
 from pipelines.preprocessing.bodies import present
 from pipelines.quality.statistics import Outlier, Outliers, Spread, Statistics
 from shards.catalog import source
@@ -95,7 +95,7 @@ def page(stores: Sequence[tuple[Place, Statistics]]) -> str:
 
 def _section(folder: Place, found: Statistics, budget: int) -> dict[str, Any]:
     store = open_store(folder / STORE)
-    up = up_axis(read_manifest(folder))
+    up = upwards_in_store(read_manifest(folder))
     clips = choose_clips(found, np.diff(store.offsets), budget)
     places = {clip: place for place, clip in enumerate(dict.fromkeys(clips.values()))}
     frames = {clip: _frames(store, clip) for clip in places}
@@ -118,13 +118,10 @@ def _section(folder: Place, found: Statistics, budget: int) -> dict[str, Any]:
     }
 
 
-def up_axis(manifest: Manifest) -> int:
-    """The coordinate that points upwards: y of a camera, z where a recipe has turned the store's frames to it.
-
-    Of an untrimmed source the store holds whole videos, which no recipe turns.
-    """
-    turned = any(step.get("name") == "align" and step.get("axis") == "z" for step in manifest.recipe_steps)
-    return 2 if turned and not source(manifest.source).untrimmed else 1
+def upwards_in_store(manifest: Manifest) -> int:
+    """The coordinate of the store's frames that points upwards: y of a camera, unless the recipe has turned them."""
+    # of an untrimmed source the store holds whole videos, which no recipe turns
+    return 1 if source(manifest.source).untrimmed else upwards(manifest.recipe_steps)
 
 
 def choose_clips(found: Statistics, lengths: npt.NDArray[np.int64], budget: int) -> dict[tuple[str, int], Clip]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from flows.pictures import Picture, Run, Sight
 from flows.sample import Found, find_sample, read_neighbours
-from flows.web import assets, encode, skeleton
+from flows.web import assets, encode, skeleton, upwards
 from pipelines.augmentations.joints import JointCorruption
 from pipelines.augmentations.operation import Crop, Mix, Operation
 from pipelines.augmentations.spatial import Shear
@@ -19,7 +19,6 @@ from pipelines.augmentations.temporal import CentreCrop
 from pipelines.augmentations.vocabulary import OPERATIONS, OneOf
 from pipelines.loaders.split import SOURCE_BIT
 from pipelines.streams import Stream, ToStream
-from pipelines.views.downstream import up_axis
 from pipelines.views.methods import METHODS
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch
@@ -35,7 +34,7 @@ ALL = "all"
 """The name of a view for each operation."""
 
 STAND_IN = 8
-"""Samples that stand in for the batch that a mix takes its partner from."""
+"""Samples that stand in for the batch: for that a mix takes its partner from, or a prediction is drawn in."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def view_page(found: Found, specs: Sequence[ViewSpec], request: ViewRequest, gro
         player=assets(),
         groups=groups,
         viewer={
-            "skeleton": skeleton(2 if up_axis(found.manifest.recipe_steps) == "z" else 1),
+            "skeleton": skeleton(upwards(found.manifest.recipe_steps)),
             "stored": {
                 "title": "stored sample",
                 "caption": f"{len(stored)} frames",

@@ -16,14 +16,12 @@ from flows.pictures import MIXED
 from flows.run_folder import read_run
 from flows.sample import Found
 from flows.tasks.bench import Bench
+from flows.view import STAND_IN
 from flows.web import encode_bytes
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from pipelines.loaders.split import SOURCE_BIT
 from shards.catalog import class_names
 from shards.errors import SkelstreamError, StoreError
-
-STAND_IN = 8
-"""Samples that stand in for the batch in which a prediction is drawn."""
 
 
 @dataclass(frozen=True)

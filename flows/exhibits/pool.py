@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.pictures import encode
-from flows.web import skeleton
+from flows.web import skeleton, upwards
 from pipelines.loaders.facts import SampleFacts
 from pipelines.loaders.split import Item, Split
 from pipelines.loaders.subset import only
-from pipelines.views.downstream import up_axis
 from shards.manifest import Manifest
 
 FRAMES = 24
@@ -29,7 +28,7 @@ class Pool:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._skeleton = skeleton(up=2 if up_axis(manifest.recipe_steps) == "z" else 1)
+        self._skeleton = skeleton(upwards(manifest.recipe_steps))
         self._told: dict[int, dict[str, Any]] = {}
 
     def add(self, split: Split, facts: SampleFacts, ids: Ids) -> None:

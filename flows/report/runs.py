@@ -1,7 +1,7 @@
 """The runs of a report, each read once: what they are, what they are called, and which are one but for the seed."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     told = [_properties(own[0].config) | {"folder": own[0].path.name} for own in members]
     for properties in told:
         del properties["seed"]
-    names, shorts = _names(told), _names([{**own, "data": ""} for own in told], numbered=False)
+    names, shorts = _names(told), short_names([{**own, "data": ""} for own in told])
     return [Group(own[0].number, name, short, own) for own, name, short in zip(members, names, shorts, strict=True)]
 
 
@@ -126,19 +126,22 @@ def _properties(config: PretrainConfig) -> dict[str, str]:
     }
 
 
-def _names(told: Sequence[dict[str, str]], *, numbered: bool = True) -> list[str]:
-    """Of each its method and what else tells it apart; where that is not enough, its folder, and then a number."""
+def short_names(told: Sequence[Mapping[str, str]]) -> list[str]:
+    """Of each its method and what else tells it apart, but for its folder."""
     varying = [name for name in told[0] if name != "folder" and (name == "method" or _differ(told, name))]
-    names = [", ".join(own[name] for name in varying) for own in told]
-    if not numbered:
-        return names
+    return [", ".join(own[name] for name in varying) for own in told]
+
+
+def _names(told: Sequence[Mapping[str, str]]) -> list[str]:
+    """The short ones; where these are not enough, with the folder, and then a number."""
+    names = short_names(told)
     again = {name for name, count in Counter(names).items() if count > 1}
     names = [f"{name} ({own['folder']})" if name in again else name for name, own in zip(names, told, strict=True)]
     again = {name for name, count in Counter(names).items() if count > 1}
     return [f"{name} #{number}" if name in again else name for number, name in enumerate(names, 1)]
 
 
-def _differ(told: Sequence[dict[str, str]], name: str) -> bool:
+def _differ(told: Sequence[Mapping[str, str]], name: str) -> bool:
     return len({own[name] for own in told}) > 1
 
 

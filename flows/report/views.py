@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from flows.exhibits.pool import bodies
 from flows.pictures import Picture, Sight, encode
 from flows.pictures import Run as Draws
-from flows.report.runs import Run
+from flows.report.runs import Run, short_names
 from flows.sample import find_sample, read_neighbours
 from flows.view import STAND_IN
-from flows.web import skeleton
+from flows.web import skeleton, upwards
 from shards.errors import ConfigError, SkelstreamError
 from shards.places import Place
 from shards.reader import read_index
@@ -64,10 +65,7 @@ def sample_views(runs: Sequence[Run]) -> Shown:
         spec = run.config.views.spec(run.config.data.stream)
         first.setdefault((spec.model_dump_json(), run.record.fingerprint, run.config.data.protocol), run)
     chosen = list(first.values())
-    # properties that tell the kinds apart
-    told = [{name: own.properties[name] for name in ("method", "data", "stream")} for own in chosen]
-    several = [name for name in told[0] if name == "method" or len({own[name] for own in told}) > 1]
-    names = [", ".join(own[name] for name in several) for own in told]
+    names = short_names([{name: own.properties[name] for name in ("method", "data", "stream")} for own in chosen])
     kinds = [_views(run, name) for run, name in zip(chosen[:KINDS], names, strict=False)]
     return Shown(kinds, names[KINDS:])
 
@@ -92,9 +90,9 @@ def _views(run: Run, name: str) -> SampleViews:
         "data": encode(around.batch.frames[:length].float().numpy()),
     }
     sequences = [stored, *(_sequence(picture, length) for picture in pictures)]
-    up = 2 if any(s.get("name") == "align" and s.get("axis") == "z" for s in data.manifest.recipe_steps) else 1
-    persons = max((_persons(one) for one in sequences), default=1)
-    return SampleViews(name, "", around.keys[0], skeleton(up), [_cut(one, persons) for one in sequences])
+    persons = max(map(_persons, sequences))
+    shown = skeleton(upwards(data.manifest.recipe_steps))
+    return SampleViews(name, "", around.keys[0], shown, [_cut(one, persons) for one in sequences])
 
 
 def _first_key(run: Run, folder: Place) -> str:
@@ -116,11 +114,8 @@ def _sequence(picture: Picture, length: int) -> dict[str, Any]:
 
 def _persons(sequence: dict[str, Any]) -> int:
     """Bodies up to the last that is in any frame."""
-    there = np.zeros(NUM_PERSONS, dtype=np.bool_)
-    for name in ("data", "ghost", "still"):
-        if name in sequence:
-            there |= _frames(sequence[name], "<i2", NUM_COORDINATES).any(axis=(0, 2, 3))
-    return int(np.flatnonzero(there).max(initial=0)) + 1
+    names = [name for name in ("data", "ghost", "still") if name in sequence]
+    return max(bodies(_frames(sequence[name], "<i2", NUM_COORDINATES)) for name in names)
 
 
 def _cut(sequence: dict[str, Any], persons: int) -> dict[str, Any]:

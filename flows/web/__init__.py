@@ -5,6 +5,7 @@ sequences, `skelstream.player(element, skeleton, sequences)` in a script. `playe
 """
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from pipelines.views.downstream import up_axis
 from shards.skeleton import JOINT_NAMES, NUM_PERSONS, PARENTS
 
 SCRIPTS = ("three.min.js", "figures.js", "stage.js", "card.js", "player.js")
@@ -45,8 +47,13 @@ def _text(name: str) -> Markup:
 
 
 def skeleton(up: int) -> dict[str, Any]:
-    """The skeleton as the player takes it; `up` is the coordinate that points upwards, 1 or 2."""
+    """The skeleton as the player takes it; `up` is the coordinate that points upwards, see `upwards`."""
     return {"parents": PARENTS, "names": JOINT_NAMES, "up": up, "persons": NUM_PERSONS}
+
+
+def upwards(recipe_steps: Sequence[Mapping[str, Any]]) -> int:
+    """Number of the coordinate that points upwards in samples of this recipe, as of a manifest: 1 or 2."""
+    return 2 if up_axis(recipe_steps) == "z" else 1
 
 
 def encode(frames: npt.NDArray[np.float32]) -> str:

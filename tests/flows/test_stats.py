@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flows.charts import count_bars, histogram_bars, pose
-from flows.quality_page import CLIP_FRAMES, Clip, choose_clips, encode_clip, page, up_axis
+from flows.quality_page import CLIP_FRAMES, Clip, choose_clips, encode_clip, page, upwards_in_store
 from flows.stats import stats
 from flows.web import assets
 from pipelines.convert import convert
@@ -181,12 +181,12 @@ def test_a_clip_is_millimetres_and_zero_where_nobody_is() -> None:
 
 def test_upwards_is_z_only_where_the_stored_frames_were_turned(folder: Path) -> None:
     manifest = read_manifest(folder)
-    assert up_axis(manifest) == 1
+    assert upwards_in_store(manifest) == 1
     turned = manifest.model_copy(
         update={"recipe_steps": [{"name": "align", "axis": "x"}, {"name": "align", "axis": "z"}]}
     )
-    assert up_axis(turned) == 2
-    assert up_axis(turned.model_copy(update={"source": "pkummd1"})) == 1, (
+    assert upwards_in_store(turned) == 2
+    assert upwards_in_store(turned.model_copy(update={"source": "pkummd1"})) == 1, (
         "the store holds whole videos, as they are"
     )
 
