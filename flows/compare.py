@@ -13,7 +13,7 @@ from typing import Any, Literal
 from flows.config import read_config
 from flows.published import PUBLISHED, Published
 from flows.tasks.registry import TASKS
-from flows.tasks.summary import REPEATED, changes, conditions, percent, stored
+from flows.tasks.summary import REPEATED, changes, conditions, percent, stored, tested_on
 from models.evaluation.results import Setting, TaskResult, read_results
 from shards.catalog import dataset
 from shards.errors import ConfigError
@@ -201,9 +201,7 @@ def _file(tables: list[_Table], columns: Sequence[Column], run: str, result: Tas
 def _columns(result: TaskResult) -> list[Column]:
     setting = tuple(item for item in result.setting.items() if item[0] not in REPEATED)
     names = [name for name in TASKS[result.task].shown if name in result.scores]
-    data = result.details if result.task == "transfer" else {}
-    dataset, protocol = data.get("dataset", result.dataset), data.get("protocol", result.protocol)
-    return [Column(result.task, str(dataset), str(protocol), setting, name) for name in names]
+    return [Column(result.task, *tested_on(result), setting, name) for name in names]
 
 
 def _place(column: Column) -> tuple[Any, ...]:

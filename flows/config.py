@@ -94,6 +94,18 @@ class PretrainConfig(Frozen):
     objective: PCM3PPConfig = PCM3PPConfig()
     train: TrainConfig = TrainConfig()
 
+    @property
+    def title(self) -> str:
+        """The `tags` for people."""
+        return "{method} {dataset} {protocol} {stream} seed {seed}".format(**self.tags)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a run is called and found by."""
+        data = self.data
+        names = {"method": self.method, "dataset": data.dataset, "protocol": data.protocol, "stream": data.stream}
+        return {**names, "seed": str(self.train.seed)}
+
     @model_validator(mode="after")
     def _fits(self) -> "PretrainConfig":
         queue, batch = self.objective.queue_size, self.train.batch_size

@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 
 from flows import tracking
 from flows.build import pick_device
-from flows.config import Frozen, PretrainConfig, apply_overrides, read_config
+from flows.config import Frozen, apply_overrides, read_config
 from flows.events import failure_told
 from flows.guard import check_evaluate
 from flows.lease import leased
@@ -24,7 +24,7 @@ from flows.run_folder import read_run, versions
 from flows.tasks.bench import Bench, Benchmark, Source, Subject, scoring
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
-from flows.tasks.summary import lines, of_task, subjects
+from flows.tasks.summary import aligned, lines, of_task, subjects
 from flows.tracking import attempt, link, markdown, name_run, tell
 from models.evaluation.results import Setting, TaskResult, hardware, write_results
 from models.training.checkpoint import latest_checkpoint
@@ -102,14 +102,22 @@ def finished(options: EvaluateOptions) -> list[TaskResult] | None:
 
 
 def _finished(bench: Bench, names: Sequence[str]) -> list[TaskResult] | None:
-    results = []
+    found = _rows(bench, names)
+    return found if len(found) == _count(bench, names) else None
+
+
+def _rows(bench: Bench, names: Sequence[str]) -> list[TaskResult]:
+    """The wanted rows of these tasks that are there."""
+    found = []
     for name in names:
-        rows, wanted = _stored(bench, name), _wanted(bench.options, name)
-        found = [rows[row] for row in wanted if row in rows]
-        if len(found) < len(wanted):
-            return None
-        results += found
-    return results
+        rows = _stored(bench, name)
+        found += [rows[row] for row in _wanted(bench.options, name) if row in rows]
+    return found
+
+
+def _count(bench: Bench, names: Sequence[str]) -> int:
+    """How many rows are wanted of these tasks."""
+    return sum(len(_wanted(bench.options, name)) for name in names)
 
 
 def left_out(options: EvaluateOptions) -> dict[str, str]:
@@ -230,10 +238,7 @@ def table(results: Sequence[TaskResult]) -> str:
     names = subjects(found)
     rows = [("task", "setting", *names)]
     rows += [(line.task, line.setting, *(line.scores.get(name, "") for name in names)) for line in found]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def results_folder(options: EvaluateOptions) -> Path:
@@ -272,38 +277,17 @@ def evaluate_flow(options: EvaluateOptions, progress: bool = True) -> str:
 
 def _evaluated(options: EvaluateOptions, progress: bool) -> str:
     config = read_config(options.run / "config.json")
-    _name(options, config)
+    name_run(f"{', '.join(options.tasks)}: {config.title}", run=options.run.name, **config.tags)
     bench = attempt("open-run", _bench)(options)
-    before, key = _rows(bench, _tasks(options, bench)), options.run.name
-    with tracking.progress(f"{key}-scores-progress", "rows scored", lambda: _measure(options, bench)):
+    names, key = _tasks(options, bench), options.run.name
+    before, count = _rows(bench, names), _count(bench, names)
+    with tracking.progress(f"{key}-scores-progress", "rows scored", lambda: (len(_rows(bench, names)), count)):
         results = attempt("evaluate-" + "-".join(options.tasks), evaluate)(options, progress=progress)
     tell(table(results))
     tracking.table(f"{key}-scores", _score_rows(results), f"scores of {options.run.name} in per cent")
     link(f"{key}-results", results_folder(options), "the results: scores, curves, what each class got")
     markdown(f"{key}-scores-provenance", _provenance(bench, before), "what these scores are made of")
     return str(results_folder(options))
-
-
-def _name(options: EvaluateOptions, config: PretrainConfig) -> None:
-    data, seed = config.data, str(config.train.seed)
-    name = f"{', '.join(options.tasks)}: {config.method} {data.dataset} {data.protocol} {data.stream} seed {seed}"
-    tags = {"dataset": data.dataset, "protocol": data.protocol, "stream": data.stream, "seed": seed}
-    name_run(name, method=config.method, run=options.run.name, **tags)
-
-
-def _rows(bench: Bench, names: Sequence[str]) -> list[TaskResult]:
-    """The wanted rows that are there."""
-    found = []
-    for name in names:
-        rows = _stored(bench, name)
-        found += [rows[row] for row in _wanted(bench.options, name) if row in rows]
-    return found
-
-
-def _measure(options: EvaluateOptions, bench: Bench) -> tuple[int, int]:
-    """Rows that are scored, and all."""
-    names = _tasks(options, bench)
-    return len(_rows(bench, names)), sum(len(_wanted(bench.options, name)) for name in names)
 
 
 def _score_rows(results: Sequence[TaskResult]) -> list[dict[str, str]]:

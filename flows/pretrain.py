@@ -352,7 +352,7 @@ def pretrain_flow(options: PretrainOptions, progress: bool = True) -> str:
         progress: show a bar in the terminal.
     """
     config = options.resolve()
-    _name(options, config)
+    name_run(config.title, run=options.run.name, **config.tags)
     begun, key = len(read_log(options.run)), options.run.name
     with tracking.progress(f"{key}-progress", "epochs trained", lambda: _epochs(options.run, config)):
         result = attempt(f"train-{options.method}", pretrain)(options, progress=progress)
@@ -364,13 +364,6 @@ def pretrain_flow(options: PretrainOptions, progress: bool = True) -> str:
     link(f"{key}-folder", options.run, "the run: checkpoints, log, configuration, results")
     markdown(f"{key}-provenance", _provenance(options.run, config, lines, begun), "what this run is made of")
     return str(result.checkpoint)
-
-
-def _name(options: PretrainOptions, config: PretrainConfig) -> None:
-    data, seed = config.data, config.train.seed
-    name = f"{config.method} {data.dataset} {data.protocol} {data.stream} seed {seed}"
-    tags = {"dataset": data.dataset, "protocol": data.protocol, "stream": data.stream, "seed": str(seed)}
-    name_run(name, method=config.method, run=options.run.name, **tags)
 
 
 def _epochs(run: Path, config: PretrainConfig) -> tuple[int, int]:

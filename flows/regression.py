@@ -26,7 +26,7 @@ from typing import Any, Literal
 from flows.config import read_config
 from flows.run_folder import read_run
 from flows.tasks.registry import TASKS
-from flows.tasks.summary import REPEATED, conditions
+from flows.tasks.summary import REPEATED, conditions, tested_on
 from models.evaluation.results import TaskResult
 from shards.errors import StoreError
 from shards.manifest import Manifest, read_manifest
@@ -203,11 +203,10 @@ def _measured(runs: Runs) -> dict[Measurement, dict[str, _Values]]:
 
 def _measurements(result: TaskResult) -> list[Measurement]:
     setting = ", ".join(f"{name} {value}" for name, value in sorted(result.setting.items()) if name not in REPEATED)
-    data = result.details if result.task == "transfer" else {}
-    dataset, protocol = str(data.get("dataset", result.dataset)), str(data.get("protocol", result.protocol))
     known = TASKS[result.task].shown if result.task in TASKS else tuple(result.scores)
     names = [name for name in known if name in result.scores and name not in _OF_WIDTH]
-    return [Measurement(result.method, result.stream, dataset, protocol, result.task, setting, name) for name in names]
+    data = tested_on(result)
+    return [Measurement(result.method, result.stream, *data, result.task, setting, name) for name in names]
 
 
 def _values(what: Measurement, rows: Sequence[TaskResult]) -> _Values:

@@ -1,16 +1,15 @@
 """The plan of a benchmark as text."""
 
-from collections.abc import Sequence
-
 from flows.benchmark.plan import Plan, PlannedCell
 from flows.reuse import duration, training_seconds
+from flows.tasks.summary import aligned
 
 
 def plan_text(plan: Plan) -> str:
     """What is done, what goes on, what is missing, and what it costs, as far as other cells tell."""
     total = len(plan.cells) + len(plan.waiting)
     lines = [f"{plan.config.name}, round {plan.round}: {total} cells", *_stores(plan)]
-    lines += _table([("cell", "training", "tasks", "estimate"), *map(_row, plan.cells)]) if plan.cells else []
+    lines += aligned([("cell", "training", "tasks", "estimate"), *map(_row, plan.cells)]) if plan.cells else []
     lines += [f"{cell.label}: waits for its store" for cell in plan.waiting]
     lines += [f"{p.cell.label}: reuses {p.run}" for p in plan.cells if p.reused and p.trained]
     left_out = {
@@ -39,11 +38,6 @@ def _row(planned: PlannedCell) -> tuple[str, str, str, str]:
     nothing_left = planned.trained and not planned.missing
     estimate = "not known" if planned.seconds is None else duration(planned.seconds)
     return planned.cell.label, training, "; ".join(tasks), "" if nothing_left else estimate
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _sums(plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from flows.report.runs import Group, brief
 from flows.tasks.frozen import class_scores_path
-from flows.tasks.summary import lines
+from flows.tasks.summary import lines, tested_on
 from models.evaluation.class_scores import read_class_scores
 from models.evaluation.metrics import confusion_matrix
 from models.evaluation.results import TaskResult
@@ -55,7 +55,7 @@ def class_tables(groups: Sequence[Group]) -> list[ClassTable]:
             for name, values in _per_class(row).items():
                 shown = name if len(groups) == 1 else name.replace("trained", names[group.name], 1)
                 columns.setdefault(shown, []).append(values)
-        found.append(_table(title, columns, class_names(data_of(pairs[0][1]).partition(" ")[0])))
+        found.append(_table(title, columns, class_names(tested_on(pairs[0][1])[0])))
     return found
 
 
@@ -63,17 +63,11 @@ def _measurements(results: Sequence[TaskResult]) -> Iterator[tuple[str, list[Tas
     titles: dict[str, list[TaskResult]] = {}
     for row in results:
         if row.details.get("per_class"):
-            titles.setdefault(f"{row.task}, {data_of(row)}", []).append(row)
+            titles.setdefault(f"{row.task}, {' '.join(tested_on(row))}", []).append(row)
     for title, rows in titles.items():
         measured = lines(rows)
         if len(measured) == len({line.options for line in measured}):
             yield title, rows
-
-
-def data_of(result: TaskResult) -> str:
-    """What a result was tested on."""
-    own = result.details if result.task == "transfer" else {}
-    return f"{own.get('dataset', result.dataset)} {own.get('protocol', result.protocol)}"
 
 
 def _table(
@@ -134,7 +128,7 @@ def confusions(groups: Sequence[Group]) -> list[Confusions]:
             if row is not None:
                 scores = read_class_scores(class_scores_path(run.path / "results", "linear", "trained", row.setting))
                 own = confusion_matrix(scores.values.argmax(dim=1), scores.label, scores.values.shape[1])
-                counts.setdefault(data_of(row), []).append(own.to(torch.int64).numpy())
+                counts.setdefault(" ".join(tested_on(row)), []).append(own.to(torch.int64).numpy())
         for data, matrices in counts.items():
             classes = class_names(data.partition(" ")[0])
             found.append(_confusions(names[group.name], data, matrices, classes[: len(matrices[0])]))

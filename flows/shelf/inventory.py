@@ -21,6 +21,7 @@ from flows.shelf.items import (
     run_items,
     store_item,
 )
+from flows.tasks.summary import aligned
 from models.exchange.export import FILE
 from shards.errors import ConfigError, SkelstreamError
 from shards.manifest import MANIFEST, SHARDS, STORE
@@ -190,25 +191,19 @@ def listing(found: Inventory, now: float | None = None) -> str:
     if not found.items:
         return "\n".join(["found no store, run, result, export or benchmark", *_unread(found)])
     then = time.time() if now is None else now
-    rows = [("kind", "state", "size", "age", "where", "what; used by", "")]
+    rows = [("kind", "state", "size", "age", "where", "what; used by")]
     for item in found.items:
-        users = ", ".join(item.used_by[:_SHOWN])
-        more = len(item.used_by) - _SHOWN
-        rows.append(
-            (item.kind, item.state, size_text(item.bytes), age_text(then - item.changed), str(item.path), item.about,
-             users + (f" and {more} more" if more > 0 else ""))
-        )  # fmt: skip
-    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:5]]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if place in (2, 3) else cell.ljust(w)
-            for place, (cell, w) in enumerate(zip(row, widths, strict=False))
-        ]
-        used = f"; used by {row[6]}" if row[6] else ""
-        lines.append("  ".join([*cells, row[5] + used]).rstrip())
+        size, age = size_text(item.bytes), age_text(then - item.changed)
+        rows.append((item.kind, item.state, size, age, str(item.path), item.about + _used(item)))
     total = sum(item.bytes for item in found.items)
-    return "\n".join([*lines, f"{len(found.items)} things, {size_text(total)}", *_unread(found)])
+    return "\n".join([*aligned(rows, right=(2, 3)), f"{len(found.items)} things, {size_text(total)}", *_unread(found)])
+
+
+def _used(item: Item) -> str:
+    if not item.used_by:
+        return ""
+    more = len(item.used_by) - _SHOWN
+    return f"; used by {', '.join(item.used_by[:_SHOWN])}" + (f" and {more} more" if more > 0 else "")
 
 
 def _unread(found: Inventory) -> list[str]:

@@ -146,8 +146,7 @@ def _run_state(run: Path) -> tuple[State, str, set[str]]:
         header = None if path is None else read_header(path, expect_fingerprint=record.fingerprint)
     except SkelstreamError as error:
         return "damaged", str(error), uses
-    data = config.data
-    about = f"{config.method} {data.dataset} {data.protocol} {data.stream} seed {config.train.seed}"
+    about = config.title
     if header is None:
         return "unfinished", f"{about}, no checkpoint yet", uses
     if imported is not None:

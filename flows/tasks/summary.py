@@ -1,7 +1,7 @@
 """Results as people read them: a line a measurement, its repetitions as mean and deviation."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,10 +71,28 @@ def _scores(rows: Sequence[TaskResult]) -> str:
     return ", ".join(text if name == "accuracy" else f"{name} {text}" for name, text in texts)
 
 
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows of equal length as lines whose columns stand below each other; those of the numbers `right` to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def percent(values: Sequence[float]) -> str:
     """Mean and standard deviation of repetitions, or the one value."""
     mean = f"{100 * statistics.mean(values):.1f}"
     return f"{mean} %" if len(values) == 1 else f"{mean} +- {100 * statistics.stdev(values):.1f} % ({len(values)})"
+
+
+def tested_on(result: TaskResult) -> tuple[str, str]:
+    """Data set and protocol of the test samples: of a transfer not those that the run has learned from."""
+    data = result.details if result.task == "transfer" else {}
+    return str(data.get("dataset", result.dataset)), str(data.get("protocol", result.protocol))
 
 
 def changes(result: TaskResult) -> dict[str, tuple[Any, Any]]:
