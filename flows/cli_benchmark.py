@@ -38,13 +38,12 @@ def _benchmark(options: argparse.Namespace) -> None:
         print(plan_text(plan(config, name_round(config, options.round))))
         return
     if options.plain:
-        result = run_benchmark(config, round_=options.round, progress=True)
-        print((result.folder / "table.md").read_text(encoding="utf-8"), end="")
-        return
+        folder = run_benchmark(config, round_=options.round, progress=True).folder
+    else:
+        from flows.benchmark.flow import BenchmarkOptions, benchmark_flow
 
-    from flows.benchmark.flow import BenchmarkOptions, benchmark_flow
-
-    print((Path(benchmark_flow(BenchmarkOptions(file=options.file, round=options.round))) / "table.md").read_text())
+        folder = Path(benchmark_flow(BenchmarkOptions(file=options.file, round=options.round)))
+    print((folder / "table.md").read_text(encoding="utf-8"), end="")
 
 
 def _add_distill(commands: Any) -> None:

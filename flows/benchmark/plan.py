@@ -65,17 +65,24 @@ class PlannedCell:
         scored = {result.task for result in self.results}
         return tuple(name for name in self.tasks if name not in scored)
 
-    def unfusable(self, failed: Iterable[Cell]) -> str:
-        """The cells of the other streams that failed, where there is something to fuse."""
-        if "fusion" not in self.tasks:
-            return ""
+    @contextmanager
+    def scorable(self, failed: Iterable[Cell]) -> Iterator[tuple[str, ...]]:
+        """The tasks that can be scored: no fusion where another stream is among the cells that failed.
+
+        Raises:
+            ConfigError: in the end, where there is something that could not be fused.
+        """
         own = self.cell
-        others = [
+        lost = [
             cell.label
             for cell in failed
             if (*cell.group[:3], cell.seed) == (*own.group[:3], own.seed) and cell.stream in self.streams
         ]
-        return ", ".join(others)
+        if not lost or "fusion" not in self.tasks:
+            yield self.tasks
+            return
+        yield tuple(name for name in self.tasks if name != "fusion")
+        raise ConfigError(f"task fusion: found no scores of {', '.join(lost)}, which failed")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from flows.reuse import about_features, about_results, about_run, about_store
 from flows.run_folder import write_model
 from flows.tasks.summary import stored
 from models.evaluation.results import TaskResult
-from shards.errors import ConfigError, SkelstreamError
+from shards.errors import SkelstreamError
 from shards.manifest import write_atomic
 
 Say = Callable[[str], None]
@@ -133,17 +133,14 @@ def _carry_out(
         pretrain(pretrain_options(config, cell, planned.store, run), progress=progress)
     if planned.results:
         say(about_results(planned.results))
-    lost = planned.unfusable(failed)
-    tasks = [name for name in planned.tasks if not (lost and name == "fusion")]
-    if planned.missing:
-        features = about_features(run)
-        if features is not None:
-            say(features)
-        options = evaluate_options(config, cell, planned.store, run, tasks, planned.streams)
-        with failure_told(run, tasks):
-            evaluate(options, progress=progress)
-    if lost:
-        raise ConfigError(f"task fusion: found no scores of {lost}, which failed")
+    with planned.scorable(failed) as tasks:
+        if planned.missing:
+            features = about_features(run)
+            if features is not None:
+                say(features)
+            options = evaluate_options(config, cell, planned.store, run, tasks, planned.streams)
+            with failure_told(run, tasks):
+                evaluate(options, progress=progress)
 
 
 def _concluded(done: Plan, failed: Mapping[Cell, str], step: Step, say: Say) -> BenchmarkResult:

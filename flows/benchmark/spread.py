@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,24 +58,20 @@ async def _all(planned: Plan, say: Callable[[str], None], deploy: Deploy) -> dic
     for cell in planned.cells:
         # those before it of the same seed: its bones and motions are among them
         before = [job for other, job in jobs.items() if "fusion" in cell.tasks and other.seed == cell.cell.seed]
-        jobs[cell.cell] = asyncio.create_task(_guarded(planned.config, cell, before, failed, say, deploy))
+        work = _carry_out(planned.config, cell, before, failed, say, deploy)
+        jobs[cell.cell] = asyncio.create_task(_guarded(cell.cell, work, failed, say))
     await asyncio.gather(*jobs.values())
     return {cell: failed[cell] for cell in jobs if cell in failed}
 
 
 async def _guarded(
-    config: BenchmarkConfig,
-    planned: PlannedCell,
-    before: list[asyncio.Task[None]],
-    failed: dict[Cell, str],
-    say: Callable[[str], None],
-    deploy: Deploy,
+    cell: Cell, work: Coroutine[Any, Any, None], failed: dict[Cell, str], say: Callable[[str], None]
 ) -> None:
     try:
-        await _carry_out(config, planned, before, failed, say, deploy)
+        await work
     except Exception as error:  # noqa: BLE001 - the others go on
-        failed[planned.cell] = f"{error}" if isinstance(error, SkelstreamError) else repr(error)
-        say(f"{planned.cell.label}: failed: {failed[planned.cell]}")
+        failed[cell] = f"{error}" if isinstance(error, SkelstreamError) else repr(error)
+        say(f"{cell.label}: failed: {failed[cell]}")
 
 
 async def _carry_out(
@@ -95,12 +91,9 @@ async def _carry_out(
     if planned.results:
         say(f"{cell.label}: {about_results(planned.results)}")
     await asyncio.gather(*before)
-    lost = planned.unfusable(failed)
-    tasks = [name for name in planned.tasks if not (lost and name == "fusion")]
-    if planned.missing:
-        await deploy(SCORE, evaluate_options(config, cell, data, run, tasks, planned.streams), f"score:{run.name}")
-    if lost:
-        raise ConfigError(f"task fusion: found no scores of {lost}, which failed")
+    with planned.scorable(failed) as tasks:
+        if planned.missing:
+            await deploy(SCORE, evaluate_options(config, cell, data, run, tasks, planned.streams), f"score:{run.name}")
     say(f"{cell.label}: done")
 
 
