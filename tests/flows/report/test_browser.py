@@ -145,3 +145,29 @@ def test_the_views_of_another_stream_can_be_chosen(opened: Callable[..., Any], p
     page.locator("#kind").select_option(label="pcm3pp, bone")
     page.locator("#views .kind").nth(1).locator("canvas").first.wait_for()
     assert not page.locator("#views .kind").first.is_visible()
+
+
+def test_a_section_that_a_link_leads_to_stays_while_those_above_grow_until_the_reader_moves(
+    opened: Callable[..., Any], path: Path
+) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
+    page = opened(path, reduced_motion="reduce")
+    # some frames after it came there; the browser's own remedy, which does not always help, is off
+    page.evaluate("""() => {
+        document.documentElement.style.overflowAnchor = "none";
+        window.grow = (to) => { document.getElementById("classes").style.paddingBottom = to; };
+        window.frames_later = (count) => new Promise((done) => {
+            const wait = (left) => (left ? requestAnimationFrame(() => wait(left - 1)) : done());
+            wait(count);
+        });
+        window.grown = new Promise((done) => addEventListener(
+            "hashchange", () => frames_later(5).then(() => { grow("3000px"); done(); })
+        ));
+    }""")
+    page.locator('nav a[href="#views"]').click()
+    page.evaluate("grown")
+    heading = page.locator("#h-views")
+    expect(heading).to_be_in_viewport()
+    page.mouse.wheel(0, 10)
+    page.evaluate("frames_later(5).then(() => { grow('6000px'); return frames_later(40); })")
+    expect(heading).not_to_be_in_viewport()
