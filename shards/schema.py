@@ -81,7 +81,8 @@ class Quality:
 
 @dataclass(frozen=True)
 class Segment:
-    """A labelled action: frames start..end-1 of store row `video`, from row `row` (from 0) of its label file."""
+    """A labelled action: frames start..end-1 of store row `video`, from row `row` of its label file (from 0, blank rows
+    not counted)."""
 
     video: int
     row: int

@@ -15,13 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from isal import isal_zlib
-from tqdm import tqdm
 
 from pipelines.archives.folders import Entry, Facts, entries, kind, stem
 from pipelines.archives.rawfiles import RawFile, cause, read_at
 from pipelines.archives.zips import ZIP, Archive, refuse_size, zip_files
 from shards.errors import RawInputError, raw_error
 from shards.places import Place, place
+from shards.progress import Progress
 from shards.remote import failures
 
 __all__ = ["RawFile", "Survey", "find_files", "inventory_digest", "survey"]
@@ -144,7 +144,7 @@ def _plain_files(found: list[Entry], progress: bool, checksums: bool) -> list[Ra
     remote = any(not isinstance(entry.place, Path) for entry in found)
     with ThreadPoolExecutor(_REMOTE_THREADS if remote else None) as pool:
         results = pool.map(partial(_plain_file, checksums=checksums), found)
-        return list(tqdm(results, "listing", len(found), unit="file", disable=not (progress and found)))
+        return list(Progress("listing", len(found), "file", shown=progress and bool(found)).over(results))
 
 
 def _plain_file(entry: Entry, checksums: bool) -> RawFile:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pipelines.archives.damage import HEAD_BYTES, Damage, identify
 from pipelines.archives.folders import kind, stem
 from pipelines.archives.rawfiles import LOCAL_HEADER_BYTES, MAX_FILE_BYTES, Member, RawFile, cause, data_offset, read_at
 from shards.errors import raw_error
@@ -133,10 +134,20 @@ def _directory(archive: Archive) -> tuple[list[zipfile.ZipInfo], int]:
             members, end = opened.infolist(), opened.start_dir
         _refuse_count(window.tail, len(members))
     except failures(archive.place, errors) as error:
-        raise raw_error(
-            archive.origin, "", f"no readable zip ({cause(error)})", "a folder, a zip or a raw file"
-        ) from error
+        known = _known_damage(archive) if isinstance(error, zipfile.BadZipFile) else None
+        found = f"no readable zip ({known.found if known else cause(error)})"
+        expected = "a folder, a zip or a raw file"
+        raise raw_error(archive.origin, "", found, known.expected(expected) if known else expected) from error
     return members, end
+
+
+def _known_damage(archive: Archive) -> Damage | None:
+    """What lies there instead of a zip."""
+    try:
+        head = read_at(archive.place, archive.start, min(archive.size, HEAD_BYTES))
+    except failures(archive.place):
+        return None
+    return None if head.startswith(b"PK") else identify(head)
 
 
 def _refuse_count(tail: bytes, listed: int) -> None:

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from isal import isal_zlib
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.archives.rawfiles import RawFile
 from pipelines.conversion.marks import is_done, read_checked, replacing, write_checked, write_done
 from pipelines.conversion.recordings import Recording
 from pipelines.parsers import parse, pkummd
@@ -172,7 +171,7 @@ def _prepare(recording: Recording, source: str, recipe_: Recipe, writer: _FrameW
         frames, bodies, repairs, quality = recipe_.sample(raw)
         labelled = _read_labels(recording, source, recipe_, frames)
     except RawInputError as error:
-        return Parsed(info=None, faults=(_fault(skeleton, error),))
+        return Parsed(info=None, faults=(_fault(recording, error),))
     if not catalog.source(source).untrimmed:
         frames = recipe_.window(frames)
     writer.write(frames)
@@ -214,11 +213,11 @@ def _clip_remarks(row: pkummd.LabelRow, recipe_: Recipe, frames: npt.NDArray[np.
     return remarks
 
 
-def _fault(file: RawFile, error: RawInputError) -> Outcome:
-    message = str(error)
-    reason = message if file.origin in message else f"{file.origin}: {message}"
+def _fault(recording: Recording, error: RawInputError) -> Outcome:
     # A file's name may hold bytes that are no text, which JSON cannot hold.
-    key, reason = (text.encode(errors="backslashreplace").decode() for text in (file.name, reason))
+    key, reason = (
+        text.encode(errors="backslashreplace").decode() for text in (recording.key, recording.describe_error(error))
+    )
     return Outcome(key=key, reason=reason)
 
 

@@ -7,6 +7,7 @@ from pipelines.archives import find_files
 from pipelines.archives.rawfiles import RawFile
 from pipelines.parsers import SUFFIXES, pkummd
 from shards import catalog
+from shards.errors import RawInputError
 from shards.places import Place
 
 
@@ -24,6 +25,11 @@ class Recording:
     @property
     def files(self) -> tuple[RawFile, ...]:
         return (self.skeleton,) if self.labels is None else (self.skeleton, self.labels)
+
+    def describe_error(self, error: RawInputError) -> str:
+        """The message of an error about this recording, with the file in front where it names none of them."""
+        message = str(error)
+        return message if any(file.origin in message for file in self.files) else f"{self.skeleton.origin}: {message}"
 
 
 def list_recordings(source: str, raw: Sequence[Place], progress: bool = False) -> list[Recording]:

@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.archives.damage import shown
 from pipelines.parsers import text
 from shards.errors import RawInputError, raw_error
 from shards.schema import RawSequence
@@ -26,9 +27,9 @@ would fill the memory with zeros for bodies that are not there."""
 def parse(data: bytes, name: str, origin: str) -> RawSequence:
     """Read a `.skeleton` file.
 
-    Lines may end in LF or CRLF. Coordinates must be finite. The other fields but the id are not kept: they must be
-    there and be written in the bytes of numbers, so a NaN there does no harm. A file of 0 frames gives T = 0: whether
-    that is an error is the caller's decision.
+    Lines may end in LF or CRLF; a UTF-8 byte order mark in front is passed over. Coordinates must be finite. The other
+    fields but the id are not kept: they must be there and be written in the bytes of numbers, so a NaN there does no
+    harm. A file of 0 frames gives T = 0: whether that is an error is the caller's decision.
 
     Returns:
         Frames (T, S, 25, 3) in metres, camera space, each value equal to float(token); S is the largest body count, at
@@ -67,7 +68,7 @@ class _Reader:
         num_bodies = [self._frame(number) for number in range(1, num_frames + 1)]
         if self.at < len(self.lines):
             expected = f"the end of the file after {num_frames} frames"
-            raise self._error(text.shown(self.lines[self.at]), expected, self.at)
+            raise self._error(shown(self.lines[self.at]), expected, self.at)
         return self._assemble(name, np.array(num_bodies, np.int64))
 
     def _next(self, expected: str) -> list[bytes]:
@@ -84,7 +85,7 @@ class _Reader:
         tokens = self._next(what)
         count = text.count_of(tokens[0]) if len(tokens) == 1 else None
         if count is None:
-            raise self._error(text.shown(b" ".join(tokens)), f"{what}, one non-negative integer")
+            raise self._error(shown(b" ".join(tokens)), f"{what}, one non-negative integer")
         return count
 
     def _frame(self, number: int) -> int:
@@ -97,7 +98,7 @@ class _Reader:
         header = self._next(f"the header of {whose}")
         body_id = text.count_of(header[0]) if len(header) == HEADER_FIELDS else None
         if body_id is None:
-            found = text.shown(b" ".join(header))
+            found = shown(b" ".join(header))
             raise self._error(found, f"the header of {whose}, {HEADER_FIELDS} fields from an integer id")
         joints = self._count(f"the joint count of {whose}")
         if joints != NUM_JOINTS:
@@ -110,7 +111,8 @@ class _Reader:
         for joint, row in enumerate(rows):
             if len(row) != JOINT_FIELDS:
                 expected = f"joint {joint + 1} of {whose}, {JOINT_FIELDS} fields"
-                raise self._error(f"{len(row)} fields", expected, self.at + joint)
+                found = f"{len(row)} fields in {shown(self.lines[self.at + joint])}"
+                raise self._error(found, expected, self.at + joint)
         if len(rows) < NUM_JOINTS:
             raise text.truncated(self.origin, self.lines, f"joint {len(rows) + 1} of {whose}")
         kept = [row[:NUM_COORDINATES] for row in rows]
@@ -124,7 +126,7 @@ class _Reader:
 
     def _check_numbers(self, tokens: list[bytes], line: int) -> None:
         if (token := text.bad_token(tokens)) is not None:
-            raise self._error(text.shown(token), "a number", line)
+            raise self._error(shown(token), "a number", line)
 
     def _assemble(self, name: str, num_bodies: npt.NDArray[np.int64]) -> RawSequence:
         T, S = len(num_bodies), max(1, int(num_bodies.max(initial=0)))

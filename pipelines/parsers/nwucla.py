@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.archives import damage
 from pipelines.parsers import text
 from shards.catalog import info_from_name
-from shards.errors import raw_error
+from shards.errors import RawInputError, raw_error
 from shards.schema import RawSequence
 
 KEYS = {"file_name", "skeletons", "label"}
 NUM_KINECT1_JOINTS = 20
 _MAX_INTEGER_DIGITS = 15
+# No damage here, as they would be among plain numbers.
+_SIGNS = b"{[,;|"
 
 # Kinect v1 joints 0-19 keep their place in Kinect v2's order; spine shoulder = shoulder centre, hand tips and thumbs
 # = the hands.
@@ -35,10 +38,7 @@ def parse(data: bytes, name: str, origin: str) -> RawSequence:
     """
     content = _load(data, origin)
     if not isinstance(content, dict) or content.keys() != KEYS:
-        found = (
-            f"the keys {reprlib.repr(sorted(content))}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        )
-        raise raw_error(origin, "", found, f"an object with the keys {sorted(KEYS)}")
+        raise _other_content(content, data, origin)
     _check_identity(content, name, origin)
     joints = _joints(content["skeletons"], origin)
     frames = joints[:, None, FROM_KINECT1, :]
@@ -47,12 +47,32 @@ def parse(data: bytes, name: str, origin: str) -> RawSequence:
 
 
 def _load(data: bytes, origin: str) -> Any:
+    data = data.removeprefix(damage.MARK)
     try:
         return json.loads(data.decode("utf-8"), parse_int=_integer, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise raw_error(origin, f"line {error.lineno} column {error.colno}", error.msg, "JSON") from error
+        raise _no_json(data, len(error.doc[: error.pos].encode()), error.msg, origin) from error
+    except UnicodeDecodeError as error:
+        raise _no_json(data, error.start, str(error), origin) from error
     except (ValueError, RecursionError) as error:
-        raise raw_error(origin, "", str(error), "JSON") from error
+        raise _no_json(data, 0, str(error), origin) from error
+
+
+def _no_json(data: bytes, at: int, what: str, origin: str) -> RawInputError:
+    if b"\0" in data:  # which JSON never has: a lost block is noticed a little before or behind it
+        at = data.index(b"\0")
+    line, column = data.count(b"\n", 0, at) + 1, at - data.rfind(b"\n", 0, at)
+    seen = damage.describe(data, at, what, _SIGNS)
+    return raw_error(origin, f"line {line} column {column}", seen.found, seen.expected("JSON"))
+
+
+def _other_content(content: Any, data: bytes, origin: str) -> RawInputError:
+    is_object = isinstance(content, dict)
+    found = f"the keys {reprlib.repr(sorted(content))}" if is_object else f"a {type(content).__name__}"
+    # A server's answer is JSON too.
+    remedy = "" if is_object and not KEYS.isdisjoint(content) else ": download the file again, or name another source"
+    expected = f"an object with the keys {sorted(KEYS)}{remedy}"
+    return raw_error(origin, "", f"{found} in {damage.shown(data)}", expected)
 
 
 def _integer(token: str) -> int | float:

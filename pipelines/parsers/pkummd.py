@@ -7,35 +7,43 @@ of the same base name holds rows `label,start,end,confidence`.
 import logging
 import re
 from array import array
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.archives import RawFile
+from pipelines.archives import RawFile, damage
 from pipelines.parsers import text
 from shards.catalog import info_from_name
 from shards.errors import RawInputError, raw_error
+from shards.places import Place
 from shards.schema import RawSequence
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 LINE_FIELDS = NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES
 LABEL_FIELDS = 4
+_LINE = f"{LINE_FIELDS} numbers divided by blanks"
 
-_INTEGER = re.compile(r"-?\d{1,9}", re.ASCII)
+_INTEGER = re.compile(rb"-?\d{1,9}")
+_BLANKS = b" \t\r"
+_ROWS = "rows label,start,end,confidence divided by commas"
 # Longer than any first line seen (150 numbers of 9 to 20 characters).
 _HEAD_BYTES = 8192
 # On a remote place each is a request.
 _HEADS_AT_ONCE = 16
 _log = logging.getLogger(__name__)
+_Folder = tuple[Place | None, str]
+
+Weight = tuple[int, int, int, int, str]
+"""What speaks for labels in a file, as `weigh_files` says: content, folder, its name, size, place."""
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """An action of a video: frames start..end-1 (from 0). `row` counts from 0 in the file, `label` from 0."""
+    """An action of a video: frames start..end-1 (from 0). `label` counts from 0, `row` too, blank ones left out."""
 
     row: int
     label: int
@@ -65,12 +73,12 @@ def parse(data: bytes, name: str, origin: str) -> RawSequence:
 
 def parse_any(data: bytes, name: str, origin: str) -> RawSequence:
     """The same in plain Python, 28 times slower: the text that the kernel hands back, and the oracle of its tests."""
-    lines = text.number_lines(data, origin)
+    lines = text.number_lines(data, origin, _LINE)
     if not lines:
-        raise text.truncated(origin, lines, f"a line of {LINE_FIELDS} numbers")
+        raise text.truncated(origin, lines, _LINE)
     values: array[float] = array("d")
     for number, line in enumerate(lines, start=1):
-        _append_line(values, line.split(), origin, f"line {number}")
+        _append_line(values, line, origin, f"line {number}")
     frames = np.frombuffer(values, np.float64).reshape(-1, NUM_PERSONS, NUM_JOINTS, NUM_COORDINATES)
     if (bad := text.first_non_finite(frames)) is not None:
         frame, body, joint, _ = bad
@@ -84,13 +92,14 @@ def _sequence(name: str, rows: npt.NDArray[np.float64], num_bodies: npt.NDArray[
     return RawSequence(name, frames, num_bodies, np.zeros(frames.shape[:2], np.int64))
 
 
-def _append_line(values: "array[float]", tokens: list[bytes], origin: str, where: str) -> None:
+def _append_line(values: "array[float]", line: bytes, origin: str, where: str) -> None:
+    tokens = line.split()
     if len(tokens) != LINE_FIELDS:
-        raise raw_error(origin, where, f"{len(tokens)} fields", f"{LINE_FIELDS} numbers")
+        raise raw_error(origin, where, f"{len(tokens)} fields in {damage.shown(line)}", _LINE)
     try:
         text.append_numbers(values, tokens)
     except ValueError:
-        raise raw_error(origin, where, text.shown(text.bad_token(tokens) or b""), "a number") from None
+        raise raw_error(origin, where, damage.shown(text.bad_token(tokens) or b""), "a number") from None
 
 
 def parse_labels(
@@ -99,6 +108,8 @@ def parse_labels(
     """Read a label file; single rows can be wrong, in official files too, without spoiling the video.
 
     Args:
+        data: the file. A UTF-8 byte order mark in front and blank rows anywhere are passed over.
+        origin: the file for error messages.
         num_frames: length of the video.
         num_classes: labels in the file run from 1 to this.
 
@@ -107,26 +118,40 @@ def parse_labels(
         start >= end, or frames outside the video.
 
     Raises:
-        RawInputError: the file has no row at all.
+        RawInputError: the file has no row at all, or is no label file: another kind of content, or a part of it lost.
     """
-    lines = data.decode("ascii", "replace").rstrip().split("\n")
-    if lines == [""]:
-        raise raw_error(origin, "line 1", "the end of the file", "a row label,start,end,confidence")
+    data = data.removeprefix(damage.MARK)
+    numbered = [(number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip(_BLANKS)]
+    if not numbered:
+        raise raw_error(origin, "line 1", f"no row in {len(data)} bytes", _ROWS)
     rows: list[LabelRow] = []
     problems: list[tuple[int, str]] = []
-    for row, line in enumerate(lines):
+    for row, (number, line) in enumerate(numbered):
+        where = f"row {row + 1}" + (f" (line {number})" if number != row + 1 else "")
         try:
-            rows.append(_label_row(row, line, origin, num_frames, num_classes))
+            rows.append(_label_row(row, line, origin, where, num_frames, num_classes))
         except RawInputError as error:
             problems.append((row, str(error)))
+    if problems:
+        _refuse_no_labels(data, [line for _, line in numbered], origin)
     return rows, problems
 
 
-def _label_row(row: int, line: str, origin: str, num_frames: int, num_classes: int) -> LabelRow:
-    where = f"row {row + 1}"
-    fields = [field.strip(" \t\r") for field in line.split(",")]
-    if len(fields) != LABEL_FIELDS or not all(_INTEGER.fullmatch(field) for field in fields):
-        raise raw_error(origin, where, repr(line.strip()[:60]), "four integers label,start,end,confidence")
+def _refuse_no_labels(data: bytes, rows: list[bytes], origin: str) -> None:
+    """Rows of what is no label file are no samples that could be dropped one by one."""
+    at, what = data.find(b"\0"), "a NUL byte"
+    if at < 0:
+        if any(row.count(b",") == LABEL_FIELDS - 1 for row in rows) and damage.identify(data, b",") is None:
+            return
+        at, what = data.index(rows[0]), f"no row of {LABEL_FIELDS} fields"
+    line, seen = data.count(b"\n", 0, at) + 1, damage.describe(data, at, what, b",")
+    raise raw_error(origin, f"line {line}", seen.found, seen.expected(_ROWS))
+
+
+def _label_row(row: int, line: bytes, origin: str, where: str, num_frames: int, num_classes: int) -> LabelRow:
+    fields = [field.strip(_BLANKS) for field in line.split(b",")]
+    if len(fields) != LABEL_FIELDS or not all(map(_INTEGER.fullmatch, fields)):
+        raise raw_error(origin, where, damage.shown(line), "four integers label,start,end,confidence")
     label, start, end, confidence = map(int, fields)
     if not 1 <= label <= num_classes:
         raise raw_error(origin, where, f"class {label}", f"a class from 1 to {num_classes}")
@@ -147,8 +172,8 @@ def not_videos(files: Iterable[RawFile]) -> list[RawFile]:
 def pair_files(files: list[RawFile]) -> list[tuple[RawFile, RawFile]]:
     """Pair each video's skeleton file with its label file, which bears the same name elsewhere.
 
-    They are told apart by content: only label files have commas in their first line. Files that are no video's
-    (`not_videos`) are left out and counted in a warning of this module's logger.
+    They are told apart as `weigh_files` says. Files that are no video's (`not_videos`) are left out and counted in a
+    warning of this module's logger.
 
     Returns:
         (skeleton, labels) sorted by name.
@@ -165,21 +190,55 @@ def pair_files(files: list[RawFile]) -> list[tuple[RawFile, RawFile]]:
             groups[file.name].append(file)
     if not groups:
         raise RawInputError(f"found no video among {len(files)} text files, expected names such as 0002-L or A01N02-L")
-    labels = label_files([file for group in groups.values() for file in group])
-    return [pair(name, groups[name], labels) for name in sorted(groups)]
+    weights = weigh_files([file for group in groups.values() for file in group])
+    return [pair(name, groups[name], weights) for name in sorted(groups)]
 
 
-def label_files(files: Sequence[RawFile]) -> set[RawFile]:
-    """Those of the files that hold labels: only they have commas in their first line."""
+def weigh_files(files: Sequence[RawFile]) -> dict[RawFile, Weight]:
+    """What speaks for each file of a video to hold labels (above 0) or a skeleton (below), the stronger reason first.
+
+    The first row of a sound file says it. An empty or damaged one is what its folder's other files are; so is one of
+    two of the same content, of which one lies in the wrong place. Among damaged ones the folder's name decides else,
+    then the size: one of them has to be read as a skeleton, so that the error can say what is wrong with it.
+    """
     with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
-        heads = pool.map(lambda file: file.head(_HEAD_BYTES), files)
-        return {file for file, head in zip(files, heads, strict=True) if b"," in head.strip().split(b"\n", 1)[0]}
+        kinds = list(pool.map(lambda file: _kind_of(file.head(_HEAD_BYTES)), files))
+    folders: Counter[_Folder] = Counter()
+    for file, kind in zip(files, kinds, strict=True):
+        folders[_folder(file)] += kind
+    weights: dict[RawFile, Weight] = {}
+    for file, kind in zip(files, kinds, strict=True):
+        others = folders[_folder(file)] - kind
+        side = (others > 0) - (others < 0)
+        weights[file] = (
+            kind,
+            side if side != kind else 0,
+            *((0, 0, "") if kind else (_folder(file)[1].lower().count("label"), -file.size, file.origin)),
+        )
+    return weights
 
 
-def pair(name: str, files: Sequence[RawFile], label_files: set[RawFile]) -> tuple[RawFile, RawFile]:
+def _kind_of(head: bytes) -> int:
+    """Of the first row that is not blank: 1 of labels, -1 of a skeleton, 0 of neither."""
+    row = head.removeprefix(damage.MARK).strip().split(b"\n", 1)[0]
+    fields, tokens = [field.strip() for field in row.split(b",")], row.split()
+    if len(fields) == LABEL_FIELDS and all(map(_INTEGER.fullmatch, fields)):
+        return 1
+    return -1 if len(tokens) == LINE_FIELDS and text.bad_token(tokens) is None else 0
+
+
+def _folder(file: RawFile) -> _Folder:
+    return file.path if file.member else None, file.origin[: -len(file.name + file.suffix)]
+
+
+def pair(name: str, files: Sequence[RawFile], weights: Mapping[RawFile, Weight]) -> tuple[RawFile, RawFile]:
     """The skeleton file and the label file of a video; RawInputError unless there is one of each."""
-    labels = [file for file in files if file in label_files]
-    skeletons = [file for file in files if file not in label_files]
+    if len(files) == 2:
+        first, second = sorted(files, key=weights.__getitem__)
+        if weights[first] < weights[second]:
+            return first, second
+    labels = [file for file in files if weights[file][:3] > (0, 0, 0)]
+    skeletons = [file for file in files if file not in labels]
     for kind, found in (("skeleton", skeletons), ("label", labels)):
         if len(found) != 1:
             places = " and ".join(file.where for file in found or files)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.archives import damage
 from shards.errors import RawInputError, raw_error
 
 MIN_SCANNED_BYTES = 64
@@ -24,20 +25,28 @@ _MAX_INT64_DIGITS = 19
 
 def scannable(data: bytes) -> npt.NDArray[np.uint8] | None:
     """The bytes as an array for the kernels of `scan`; None where these cannot read."""
-    if len(data) < MIN_SCANNED_BYTES or sys.byteorder != "little":
+    skipped = len(damage.MARK) if data.startswith(damage.MARK) else 0
+    if len(data) - skipped < MIN_SCANNED_BYTES or sys.byteorder != "little":
         return None
-    return np.frombuffer(data, np.uint8)
+    return np.frombuffer(data, np.uint8, offset=skipped)
 
 
-def number_lines(data: bytes, origin: str) -> list[bytes]:
-    """Split a text of numbers at LF or CRLF and cut blank lines at its end.
+def number_lines(data: bytes, origin: str, expected: str = "plain numbers and blanks") -> list[bytes]:
+    """Split a text of numbers at LF or CRLF, without a byte order mark and the blank lines at its end.
+
+    Args:
+        data: the file.
+        origin: the file for error messages.
+        expected: of a line, for error messages.
 
     Raises:
         RawInputError: a byte that belongs to no number, or a lone carriage return; names the line.
     """
+    data = data.removeprefix(damage.MARK)
     if stray := data.translate(None, _ALLOWED):
-        line = data.count(b"\n", 0, data.index(stray[:1])) + 1
-        raise raw_error(origin, f"line {line}", f"the byte {stray[:1]!r}", "plain numbers and blanks")
+        at = data.index(stray[:1])
+        line, seen = data.count(b"\n", 0, at) + 1, damage.describe(data, at, f"the byte {stray[:1]!r}")
+        raise raw_error(origin, f"line {line}", seen.found, seen.expected(expected))
     lines = data.split(b"\n")
     if data.count(b"\r") != data.count(b"\r\n"):
         _refuse_lone_returns(lines, origin)
@@ -83,12 +92,6 @@ def first_non_finite(frames: npt.NDArray[np.float64]) -> tuple[int, ...] | None:
     if np.isfinite(frames).all():
         return None
     return tuple(int(i) for i in np.argwhere(~np.isfinite(frames))[0])
-
-
-def shown(line: bytes, limit: int = 60) -> str:
-    """A line of a file for an error message."""
-    text = line.decode("ascii", "replace").strip()
-    return repr(text if len(text) <= limit else text[:limit] + "...")
 
 
 def truncated(origin: str, lines: list[bytes], expected: str) -> RawInputError:

@@ -4,7 +4,7 @@ Where a conversion stops at the first thing that is wrong, an inventory names th
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -124,7 +124,7 @@ def take_inventory(source: str, raw: Sequence[Place]) -> Inventory:
     strays = pkummd.not_videos(files) if untrimmed else []
     left_out = {file.name for file in strays}
     videos = [file for file in files if file.name not in left_out]
-    finding = _Finding(source, pkummd.label_files(videos) if untrimmed else set())
+    finding = _Finding(source, pkummd.weigh_files(videos) if untrimmed else {})
     for name, group in groupby(files, key=lambda file: file.name):
         if name not in left_out:
             finding.add(name, list(group))
@@ -146,7 +146,7 @@ class _Finding:
     """Sorts what is found."""
 
     source: str
-    label_files: set[RawFile]
+    weights: Mapping[RawFile, pkummd.Weight]
     listed: list[Listed] = field(default_factory=list)
     excused: list[str] = field(default_factory=list)
     blocks: list[str] = field(default_factory=list)
@@ -155,7 +155,7 @@ class _Finding:
     def add(self, name: str, files: list[RawFile]) -> None:
         try:
             untrimmed = catalog.source(self.source).untrimmed
-            recording = Recording(*pkummd.pair(name, files, self.label_files)) if untrimmed else _single(files)
+            recording = Recording(*pkummd.pair(name, files, self.weights)) if untrimmed else _single(files)
         except RawInputError as error:
             self.blocks.append(str(error))
             return
@@ -168,8 +168,7 @@ class _Finding:
             cell = cell_name(self.source, info)
             actions = self._actions(recording)
         except RawInputError as error:
-            message, origin = str(error), recording.skeleton.origin
-            self.faults.append(message if origin in message else f"{origin}: {message}")
+            self.faults.append(recording.describe_error(error))
             return
         self.listed.append(Listed(recording, info, cell, actions))
 

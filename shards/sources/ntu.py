@@ -15,18 +15,20 @@ NTU120_TRAIN_SUBJECTS = NTU60_TRAIN_SUBJECTS | {
 NTU60_SETUPS, NTU60_CLASSES = 17, 60
 
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", re.ASCII)
+_HIGHEST = (("setup", 32), ("camera", 3), ("performer", 106), ("replication", 2), ("action", 120))
 _CLASSES = read_list("ntu_classes")
 _by_camera = by("camera", train=(2, 3), test=(1,))
 
 
 def _info(name: str) -> SampleInfo:
     setup, camera, subject, replication, action = map(int, name_fields(_NAME, name, "SsssCcccPpppRrrrAaaa"))
-    if not 1 <= action <= 120:
-        raise raw_error(name, "name", f"action {action}", "an action from 1 to 120")
-    if not 1 <= setup <= 32:
-        raise raw_error(name, "name", f"setup {setup}", "a setup from 1 to 32")
-    if not 1 <= camera <= 3:
-        raise raw_error(name, "name", f"camera {camera}", "a camera from 1 to 3")
+    for number, (what, highest) in zip((setup, camera, subject, replication, action), _HIGHEST, strict=True):
+        if not 1 <= number <= highest:
+            article = "an" if what == "action" else "a"
+            raise raw_error(name, "name", f"{what} {number}", f"{article} {what} from 1 to {highest}")
+    if (setup <= NTU60_SETUPS) != (action <= NTU60_CLASSES):
+        held = "1 to 60 in setups 1 to 17" if setup <= NTU60_SETUPS else "61 to 120 in setups 18 to 32"
+        raise raw_error(name, "name", f"action {action} in setup {setup}", f"an action from {held}")
     return SampleInfo(name, action - 1, subject, camera, setup, replication)
 
 

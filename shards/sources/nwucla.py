@@ -16,6 +16,9 @@ def _info(name: str) -> SampleInfo:
     action, subject, episode, view = map(int, name_fields(_NAME, name, "aAA_sSS_eEE_vVV"))
     if action not in _ACTIONS:
         raise raw_error(name, "name", f"action {action}", f"one of {_ACTIONS}")
+    for what, number, highest in (("subject", subject, 10), ("camera", view, 3)):
+        if not 1 <= number <= highest:
+            raise raw_error(name, "name", f"{what} {number}", f"a {what} from 1 to {highest}")
     return SampleInfo(name, _ACTIONS.index(action), subject, view, replication=episode)
 
 

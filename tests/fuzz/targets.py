@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.archives import find_files
+from pipelines.archives.damage import MARK
 from pipelines.parsers import ntu as ntu_parser
 from pipelines.parsers import nwucla as nwucla_parser
 from pipelines.parsers import pkummd, scan, text
@@ -74,7 +75,7 @@ def ntu(data: bytes) -> None:
         for front in (True, False):
             scan.ntu(guarded(data, front), ntu_parser.MAX_SLOTS)
     if sequence is not None:
-        _states_ntu(data, sequence)
+        _states_ntu(data.removeprefix(MARK), sequence)
 
 
 def _states_ntu(data: bytes, sequence: RawSequence) -> None:
@@ -105,7 +106,7 @@ def pkummd1(data: bytes) -> None:
             for lines in (data.count(b"\n"), data.count(b"\n") + 1):
                 scan.pkummd(guarded(data, front), lines)
     if sequence is not None:
-        lines = [line.split() for line in data.rstrip().split(b"\n")]
+        lines = [line.split() for line in data.removeprefix(MARK).rstrip().split(b"\n")]
         values = np.array([[float(token) for token in line] for line in lines])
         assert values.tobytes() == sequence.frames.tobytes()
 
@@ -118,7 +119,7 @@ def labels(data: bytes) -> None:
         _names_its_file(error, ORIGIN)
         return
     assert all(len(problem) < 1000 for _, problem in problems), "an error longer than a page"
-    lines = data.decode("ascii", "replace").rstrip().split("\n")
+    lines = [line for line in data.removeprefix(MARK).decode("ascii", "replace").split("\n") if line.strip(" \t\r")]
     assert sorted([*(row.row for row in rows), *(row for row, _ in problems)]) == list(range(len(lines)))
     for row in rows:
         assert 0 <= row.start < row.end <= 500

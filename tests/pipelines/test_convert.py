@@ -218,12 +218,19 @@ def skeleton(num_frames: int = 4, coordinate: str = "0.1", bodies: int = 1, join
 BAD_SKELETONS = {
     "truncated": (GOOD, skeleton()[:-60], r"line 112: found 9 fields"),
     "no joint count": (GOOD, skeleton(joints=24), r"line 4.*found .*24.*expected .*25"),
-    "not a number": (GOOD, skeleton(coordinate="0,5"), r"line 5: found the byte b','"),
+    "not a number": (GOOD, skeleton(coordinate="0x5"), r"line 5: found the byte b'x' in '0x5 0.0 "),
+    "decimal commas": (GOOD, skeleton(coordinate="0,5"), r"line 5: found decimal commas in '0,5 0.0 .*write points"),
+    "a web page": (GOOD, "<!DOCTYPE html>\n<p>Sign in", r"line 1: found a web page, '<!DOCTYPE html>', expected plain"),
     "NaN": (GOOD, skeleton(coordinate="NaN"), r"nan.*finite"),
     "far away": (GOOD, skeleton(coordinate="1e9"), r"frame 1: found a coordinate of 1e\+09 m"),
     "no frame": (GOOD, skeleton(0), r"found 0 frames"),
     "nobody": (GOOD, skeleton(bodies=0), r"found no body in any of 4 frames"),
     "unknown class": ("S001C001P001R001A121", skeleton(), r"found action 121, expected an action from 1 to 120"),
+    "unknown performer": (
+        "S001C001P107R001A001",
+        skeleton(),
+        r"found performer 107, expected a performer from 1 to 106",
+    ),
     "no such name": ("skeleton_12", skeleton(), r"found 'skeleton_12', expected the form SsssCcccPpppRrrrAaaa"),
 }
 
@@ -344,6 +351,63 @@ def test_an_action_without_a_body_is_kept_and_reported_and_a_long_one_is_cut(tmp
         ("0002-L_000", "cut from 340 to 300 frames"),
         ("0002-L_001", "no body in frames 360 to 379: kept as zeros"),
     ]
+    assert problems(result.folder, result.manifest) == []
+
+
+def csv(path: Path) -> None:
+    path.write_text(path.read_text().replace(" ", ","))
+
+
+DAMAGED_VIDEOS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "no labels": ("label", lambda path: path.write_text(""), "line 1: found no row in 0 bytes, expected rows label,"),
+    "blank labels": ("label", lambda path: path.write_text("\n \r\n"), "line 1: found no row in 4 bytes"),
+    "labels by blanks": (
+        "label",
+        lambda path: path.write_text("1 3 20 2\n"),
+        "line 1: found no row of 4 fields in '1 3",
+    ),
+    "a page of labels": ("label", lambda path: path.write_text("<html>"), "line 1: found a web page, '<html>'"),
+    "no skeleton": (
+        "skeleton",
+        lambda path: path.write_text(""),
+        "line 1: found the end of the file, expected 150 num",
+    ),
+    "commas": (
+        "skeleton",
+        csv,
+        "line 1: found fields divided by commas in '.*', expected 150 numbers divided by blank",
+    ),
+    "one body": (
+        "skeleton",
+        lambda path: path.write_text("0.5 " * 75),
+        "line 1: found 75 fields in '0.5 .*expected 150",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_VIDEOS)
+def test_a_video_with_a_damaged_file_stops_the_conversion_or_is_dropped_alone(
+    tmp_path: Path, video: np.ndarray, case: str
+) -> None:
+    kind, damage, message = DAMAGED_VIDEOS[case]
+    raw = tmp_path / "raw"
+    for key in ("0002-L", "0002-M"):
+        video_files(raw, key, video, "1,0,10,2\n")
+    bad = raw / kind / "0002-L.txt"
+    damage(bad)
+    with pytest.raises(RawInputError, match=f"^{bad}: {message}") as stopped:
+        convert("pkummd1", [raw], tmp_path / "data", workers=0)
+    result = convert("pkummd1", [raw], tmp_path / "data", workers=0, on_error="drop")
+    assert [(outcome.key, outcome.reason) for outcome in result.manifest.dropped] == [("0002-L", str(stopped.value))]
+    assert [info.key for info in open_store(result.folder / "store.zarr").infos] == ["0002-M"]
+
+
+def test_blank_rows_of_labels_are_no_actions(tmp_path: Path, video: np.ndarray) -> None:
+    video_files(tmp_path / "raw", "0002-L", video, "\n1,3,20,2\n\r\n9,22,38,1\n\n")
+    result = convert("pkummd1", [tmp_path / "raw"], tmp_path / "data", workers=0)
+    assert result.manifest.dropped == []
+    segments = open_store(result.folder / "store.zarr").segments or []
+    assert [(s.row, s.label, s.start, s.end) for s in segments] == [(0, 0, 3, 20), (1, 8, 22, 38)]
     assert problems(result.folder, result.manifest) == []
 
 

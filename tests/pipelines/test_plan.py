@@ -169,6 +169,38 @@ def test_every_bad_name_and_every_double_is_named(unpacked: Callable[[str], Path
     assert "a conversion would stop at once" in text
 
 
+def test_names_that_no_official_recording_bears_are_faulty(unpacked: Callable[[str], Path]) -> None:
+    raw = unpacked("ntu")
+    some = next(raw.rglob("*.skeleton"))
+    impossible = {
+        "S001C001P000R001A001": "performer 0",
+        "S001C001P001R000A004": "replication 0",
+        "S001C002P999R001A002": "performer 999",
+        "S001C003P001R009A003": "replication 9",
+        "S020C001P050R001A001": "action 1 in setup 20",
+    }
+    for name in impossible:
+        shutil.copy(some, raw / f"{name}.skeleton")
+    inventory = take_inventory("ntu", [raw])
+    assert len(inventory.listed) == 60
+    for fault, (name, found) in zip(inventory.faults, impossible.items(), strict=True):
+        assert fault.startswith(f"{raw / name}.skeleton: {name}: name: found {found}, expected ")
+
+
+def test_a_damaged_file_of_a_video_is_named_and_not_its_partner(unpacked: Callable[[str], Path]) -> None:
+    raw = unpacked("pkummd1")
+    skeleton = min(p for p in raw.rglob("*-?.txt") if "Label" not in str(p))
+    label = max(p for p in raw.rglob("*-?.txt") if "Label" in str(p))
+    skeleton.write_bytes(skeleton.read_bytes().replace(b" ", b","))
+    label.write_bytes(b"")
+    forecast = plan("pkummd1", [raw])
+    assert forecast.inventory.blocks == ()
+    [fault] = forecast.inventory.faults
+    assert fault.startswith(f"{label}: line 1: found no row in 0 bytes")
+    [cannot] = [probe.fault for probe in forecast.probes if probe.fault]
+    assert cannot.startswith(f"{skeleton}: line 1: found fields divided by commas")
+
+
 def test_videos_without_labels_and_labels_without_video_are_named(unpacked: Callable[[str], Path]) -> None:
     raw = unpacked("pkummd2")
     skeletons = sorted(p for p in raw.rglob("A*.txt") if "Label" not in str(p))

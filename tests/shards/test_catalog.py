@@ -14,11 +14,12 @@ from shards.schema import UNKNOWN, SampleInfo
     camera=st.integers(1, 3),
     performer=st.integers(1, 106),
     replication=st.integers(1, 2),
-    action=st.integers(1, 120),
+    action=st.integers(1, 60),
 )
 def test_an_ntu_name_says_what_it_was_made_of(
     setup: int, camera: int, performer: int, replication: int, action: int
 ) -> None:
+    action += 60 * (setup > 17)
     name = f"S{setup:03d}C{camera:03d}P{performer:03d}R{replication:03d}A{action:03d}"
     assert info_from_name("ntu", name) == SampleInfo(name, action - 1, performer, camera, setup, replication)
 
@@ -39,13 +40,26 @@ def test_the_names_of_the_other_sources_are_read(source_name: str, name: str, ex
 @pytest.mark.parametrize(
     ("source_name", "name", "part"),
     [
-        ("ntu", "S001C001P001R001A121", "action 121"),
-        ("ntu", "S033C001P001R001A001", "setup 33"),
-        ("ntu", "S001C004P001R001A001", "camera 4"),
+        ("ntu", "S001C001P001R001A121", "action 121, expected an action from 1 to 120"),
+        ("ntu", "S001C001P001R001A000", "action 0"),
+        ("ntu", "S033C001P001R001A001", "setup 33, expected a setup from 1 to 32"),
+        ("ntu", "S000C001P001R001A001", "setup 0"),
+        ("ntu", "S001C004P001R001A001", "camera 4, expected a camera from 1 to 3"),
+        ("ntu", "S001C000P001R001A001", "camera 0"),
+        ("ntu", "S001C001P107R001A001", "performer 107, expected a performer from 1 to 106"),
+        ("ntu", "S001C001P000R001A001", "performer 0"),
+        ("ntu", "S001C001P001R003A001", "replication 3, expected a replication from 1 to 2"),
+        ("ntu", "S001C001P001R000A001", "replication 0"),
+        ("ntu", "S018C001P001R001A060", "action 60 in setup 18, expected an action from 61 to 120 in setups 18 to 32"),
+        ("ntu", "S017C001P001R001A061", "action 61 in setup 17, expected an action from 1 to 60 in setups 1 to 17"),
         ("ntu", "S001C001P001R001A001.skeleton", "SsssCcccPpppRrrrAaaa"),
         ("ntu", "s001c001p001r001a001", "SsssCcccPpppRrrrAaaa"),
         ("pkummd1", "0002-X", "dddd-L"),
         ("pkummd2", "0002-L", "AddNdd-L"),
+        ("nwucla", "a01_s11_e00_v01", "subject 11, expected a subject from 1 to 10"),
+        ("nwucla", "a01_s00_e00_v01", "subject 0"),
+        ("nwucla", "a01_s01_e00_v04", "camera 4, expected a camera from 1 to 3"),
+        ("nwucla", "a01_s01_e00_v00", "camera 0"),
         ("nwucla", "a07_s01_e00_v01", "action 7"),
         ("nwucla", "a10_s01_e00_v01", "action 10"),
         ("nwucla", "../a01_s01_e00_v01", "aAA_sSS_eEE_vVV"),

@@ -11,8 +11,8 @@ from shards.cells import cell_name, memberships
 from shards.schema import SampleInfo
 
 NTU = st.builds(
-    lambda s, c, p, a: info_from_name("ntu", f"S{s:03d}C{c:03d}P{p:03d}R001A{a:03d}"),
-    st.integers(1, 32), st.integers(1, 3), st.integers(1, 106), st.integers(1, 120),
+    lambda s, c, p, a: info_from_name("ntu", f"S{s:03d}C{c:03d}P{p:03d}R001A{a + 60 * (s > 17):03d}"),
+    st.integers(1, 32), st.integers(1, 3), st.integers(1, 106), st.integers(1, 60),
 )  # fmt: skip
 PKU = st.sampled_from(read_list("pkummd2_xsub_train") + read_list("pkummd2_xsub_test")).map(
     lambda name: info_from_name("pkummd2", name)

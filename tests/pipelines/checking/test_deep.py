@@ -1,5 +1,7 @@
 """Deep verification: what agrees with itself but not with its raw input is found, named with its raw file and frame."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +19,7 @@ from pipelines.conversion.pack import ShardUnit, plan_packing
 from pipelines.convert import convert
 from pipelines.preprocessing.recipes import Recipe, recipe
 from pipelines.synthetic import synthesize
-from shards.errors import ConfigError
+from shards.errors import ConfigError, DiskError
 from shards.manifest import Manifest, file_entry, read_manifest, write_manifest
 from shards.store import FRAMES_PER_SHARD, open_store, write_frames
 from shards.verify import verify
@@ -153,7 +155,7 @@ def test_a_raw_file_that_is_gone_and_one_that_is_new_are_named(
     raw = shutil.copytree(raws["ntu"], tmp_path / "raw")
     store = open_store(stores["ntu"] / "store.zarr")
     file = next(path for path in sorted(raw.rglob("*.skeleton")) if path.stem == store.infos[1].key)
-    other = file.with_name("S001C001P001R002A099.skeleton")
+    other = file.with_name("S001C001P001R002A059.skeleton")
     file.rename(other)
     _, lost, new, *rest = deep_verify(stores["ntu"], [raw]).problems
     assert lost == f"raw input: found no file of {file.stem}, expected one of each row of the store"
@@ -182,6 +184,18 @@ def test_an_error_larger_than_the_manifest_states_is_named(copy: Copy, raws: dic
     assert any("found an error of 5.0" in line for line in deep_verify(folder, [raws["pkummd1"]]).problems)
     write_manifest(folder, manifest.model_copy(update={"max_error": manifest.max_error * 0.999}))
     assert deep_verify(folder, [raws["pkummd1"]]).problems != []
+
+
+def test_a_temporary_folder_without_room_is_named(
+    copy: Copy, raws: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(reparse.PartUnit, "__call__", full)
+    with pytest.raises(DiskError, match=rf"^{tmp_path}/skelstream-\w+: found no space left .*TMPDIR names another"):
+        deep_verify(copy("ntu"), [raws["ntu"]], share=1.0)
 
 
 def test_the_part_that_is_checked_hangs_on_share_and_seed_alone(

@@ -164,6 +164,7 @@ def demand(condition: object) -> None:
 
 def reference(data: bytes) -> list[list[tuple[int, list[list[float]]]]]:
     """An obvious reader: token by token, frames of (id, joints), RefusedError for whatever the format forbids."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
     demand(data.isascii() and ALLOWED.fullmatch(data.decode()))
     lines = [line.removesuffix("\r") for line in data.decode().split("\n")]
     demand("\r" not in "".join(lines))
