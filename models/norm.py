@@ -51,12 +51,13 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
     def _over_ranks(self, x_RD: Tensor) -> tuple[Tensor, BatchStatistics]:
         rows = x_RD.shape[0] * world_size()
-        mean = sum_over_ranks(x_RD.sum(0)) / rows
-        centred = x_RD - mean
+        x = x_RD.to(self.running_mean.dtype)  # as torch's own does: bfloat16 would round the sums of a thousand rows
+        mean = sum_over_ranks(x.sum(0)) / rows
+        centred = x - mean
         # of the centred values: sums of squares lose the variance of channels far from 0
         var = sum_over_ranks(centred.square().sum(0)) / rows
         y = centred * (var + self.eps).rsqrt() * self.weight + self.bias
-        return y, BatchStatistics(mean.detach(), var.detach() * (rows / (rows - 1)))
+        return y.to(x_RD.dtype), BatchStatistics(mean.detach(), var.detach() * (rows / (rows - 1)))
 
     @torch.no_grad()
     def record(self, statistics: BatchStatistics | None) -> None:

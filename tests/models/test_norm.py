@@ -93,3 +93,22 @@ def test_statistics_are_recorded_when_asked_and_in_that_order() -> None:
         together(batch)
     for name, value in together.state_dict().items():
         assert torch.equal(apart.state_dict()[name], value), name
+
+
+def bfloat16_steps() -> dict[str, Tensor]:
+    """One step on this rank's rows as autocast makes it: rows of bfloat16, parameters and statistics of float32."""
+    x, _ = joint()
+    layer = GlobalBatchNorm(D)
+    y = layer(x[0].chunk(world_size())[rank()].bfloat16())
+    assert y.dtype == torch.bfloat16
+    return {"y": y.detach().float(), **layer.state_dict()}
+
+
+def test_ranks_take_rows_of_bfloat16_and_sum_them_in_float32(in_ranks: Callable[..., Any]) -> None:
+    ranks = in_ranks(bfloat16_steps, 2)
+    expected = nn.BatchNorm1d(D)
+    y = expected(joint()[0][0].bfloat16().reshape(-1, D)).view(N, T, D)
+    torch.testing.assert_close(torch.cat([found["y"] for found in ranks]), y.float(), rtol=2**-7, atol=1e-3)
+    for found in ranks:
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(found[name], expected.state_dict()[name], rtol=1e-5, atol=1e-6)
