@@ -17,11 +17,12 @@ from typing import Any, Literal, get_args
 
 from pipelines.archives import inventory_digest
 from pipelines.conversion.recordings import Recording, list_recordings
-from pipelines.conversion.runners import Runner, cores, open_runner
+from pipelines.conversion.runners import Runner, open_runner
 from pipelines.conversion.stages import Plan, run_stages
 from pipelines.conversion.workspace import disk_errors, locked
 from pipelines.preprocessing import recipes
 from shards import catalog
+from shards.cores import count_cores
 from shards.encoding import Storage
 from shards.errors import ConfigError, RawInputError, StoreError
 from shards.manifest import (
@@ -121,7 +122,7 @@ def convert(
     with disk_errors(local.parent), locked(local):
         reused = _is_finished(final)  # somebody else may have made it since
         if not reused:
-            with open_runner(scheduler, cores() if workers is None else workers) as runner:
+            with open_runner(scheduler, count_cores() if workers is None else workers) as runner:
                 _make(plan, local, runner, partial(_refuse_changed, task, raw))
             if not isinstance(final, Path):
                 upload(local, final, read_manifest(local).files, progress=progress)
@@ -130,8 +131,17 @@ def convert(
 
 
 def default_scratch() -> Path:
-    """Where results for remote places are made: a folder that survives a restart, so that a conversion can go on."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skelstream"
+    """Where results for remote places are made: a folder that survives a restart, so that a conversion can go on.
+
+    Raises:
+        ConfigError: the user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skelstream"
+    except RuntimeError:
+        raise ConfigError(
+            "HOME: found no home folder, expected one to make a remote result in: name another folder by --scratch"
+        ) from None
 
 
 def find_existing(

@@ -14,12 +14,12 @@ from typing import Any
 
 from pipelines.conversion.pack import Packing, plan_packing
 from pipelines.conversion.parts import FRAME_BYTES
-from pipelines.conversion.runners import cores
 from pipelines.convert import default_scratch, find_existing
 from pipelines.planning import text as plan_text
 from pipelines.planning.inventory import Inventory, take_inventory
 from pipelines.planning.probing import Estimate, Probe, probe_some, ratio_estimate
 from pipelines.preprocessing.recipes import Recipe, recipe
+from shards.cores import count_cores
 from shards.encoding import STORAGES, Storage
 from shards.errors import ConfigError, RawInputError, StoreError
 from shards.places import Place, place
@@ -105,7 +105,7 @@ def plan(
         raise ConfigError(f"found dtype {dtype!r}, expected {' or '.join(STORAGES)}")
     if samples_per_shard < 1:
         raise ConfigError(f"found {samples_per_shard} samples per shard, expected 1 or more")
-    recipe_, threads = recipe(recipe_name, source), cores()
+    recipe_, threads = recipe(recipe_name, source), count_cores()
     places, out = [place(path) for path in raw], None if data is None else place(data)
     what = {"recipe": recipe_name, "dtype": dtype, "samples_per_shard": samples_per_shard}
     inventory = take_inventory(source, places)

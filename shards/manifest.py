@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from shards.catalog import dataset as dataset_of
 from shards.encoding import Storage
-from shards.errors import StoreError
+from shards.errors import DiskError, StoreError, describe_refusal
 from shards.places import Place
 from shards.remote import failures
 from shards.schema import FORMAT_VERSION
@@ -131,17 +131,57 @@ class Manifest(_Frozen):
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed."""
+def atomic_path(path: Path, what: str = "this file") -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed.
+
+    Args:
+        path: of the file.
+        what: what its content is called in errors.
+
+    Raises:
+        DiskError: see `name_refusals`.
+    """
     temporary = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with name_refusals(path, temporary, what):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+@contextmanager
+def name_refusals(path: Path, temporary: Path | None = None, what: str = "this file") -> Iterator[None]:
+    """Name `path` where the disk refuses to have it written: of itself, a full disk says "No space left on device".
+
+    Args:
+        path: the file or folder that is written.
+        temporary: its name until it is whole.
+        what: what its content is called.
+
+    Raises:
+        DiskError: what was found and expected at `path`. An OSError about something else passes as it is.
+    """
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+        yield
+    except OSError as error:
+        if isinstance(error, ConnectionError | TimeoutError) or not error.errno:
+            raise
+        if not _is_about(error, path, temporary):  # a file that is read to write this one
+            raise
+        found, expected = describe_refusal(error)
+        raise DiskError(error.errno, f"{path}: found {found}, expected {expected} for {what}", str(path)) from error
+
+
+def _is_about(error: OSError, path: Path, temporary: Path | None) -> bool:
+    """Whether the error names the file or folder, what lies in it or what it lies in; or, as a full disk, nothing."""
+    if not isinstance(error.filename, str | bytes):
+        return True
+    name = Path(os.fsdecode(error.filename))
+    return path.is_relative_to(name) or any(name.is_relative_to(own) for own in (path, temporary or path))
 
 
 def sync(path: Path) -> None:
@@ -154,8 +194,8 @@ def sync(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all."""
-    with atomic_path(path) as temporary:
+    """Write `data` to `path` whole or not at all; DiskError says why it cannot be."""
+    with atomic_path(path, f"its {len(data):,} bytes") as temporary:
         temporary.write_bytes(data)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from upath import UPath
 
 from shards.errors import ConfigError
+from shards.paths import expand_home
 
 Place = Path | UPath
 """A local path is always a `pathlib.Path`, so that `isinstance(place, Path)` tells whether it is local."""
@@ -17,10 +18,11 @@ def place(text: str | Place) -> Place:
     """The place that a user named.
 
     Raises:
-        ConfigError: no file system is installed for the URL's scheme, or the URL names no place.
+        ConfigError: no file system is installed for the URL's scheme, the URL names no place, or the path is of a home
+            folder that is not there.
     """
     if not isinstance(text, UPath) and not (isinstance(text, str) and "://" in text):
-        return Path(text)
+        return expand_home(text)
     try:
         found = text if isinstance(text, UPath) else UPath(_checked(text))
         _ = found.fs  # fails here, and not at the first read, where the library for the scheme is absent

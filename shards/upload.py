@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from upath import UPath
 
 from shards.errors import StoreError
 from shards.manifest import MANIFEST, FileEntry, file_entry, sha256_file
+from shards.progress import Progress
 from shards.remote import failures
 
 UPLOADS = 8
@@ -58,13 +58,13 @@ def upload(
     if missing and MANIFEST in there:
         _remove(target / MANIFEST)
     size = sum(entry.bytes for entry in missing)
-    bar = tqdm(total=size, desc="upload", unit="B", unit_scale=True, disable=not progress)
+    bar = Progress("upload", size, "B", shown=progress, scaled=True)
     with bar, ThreadPoolExecutor(workers) as pool:
         sending = [(entry, pool.submit(_send, folder, target, entry)) for entry in missing]
         try:
             for entry, future in sending:
                 future.result()
-                bar.update(entry.bytes)
+                bar.advance(entry.bytes)
         finally:
             for _, future in sending:
                 future.cancel()

@@ -12,7 +12,6 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from shards.catalog import info_from_name, missing_samples
 from shards.catalog import source as source_of
@@ -29,6 +28,7 @@ from shards.manifest import (
     read_manifest,
 )
 from shards.places import Place
+from shards.progress import Progress
 from shards.remote import failures
 from shards.schema import SampleInfo, segment_key
 from shards.skeleton import NUM_PERSONS
@@ -130,13 +130,13 @@ def check_files(folder: Place, manifest: Manifest, progress: bool = False) -> Fi
     broken = dict.fromkeys(sorted(listed.keys() - there), "found no file, expected one that the manifest lists")
     entries = [listed[path] for path in sorted(there & listed.keys())]
     total = sum(entry.bytes for entry in entries)
-    with tqdm(desc="files", total=total, unit="B", unit_scale=True, disable=not progress) as bar:
+    with Progress("files", total, "B", shown=progress, scaled=True) as bar:
         for entry, fault in zip(
             entries, on_threads(partial(_file_fault, folder), entries, "", "", progress=False), strict=True
         ):
             if fault is not None:
                 broken[entry.path] = fault
-            bar.update(entry.bytes)
+            bar.advance(entry.bytes)
     return FileCheck(tuple(sorted(there - listed.keys())), dict(sorted(broken.items())))
 
 
@@ -209,7 +209,7 @@ def _frames(manifest: Manifest, store: Store, progress: bool) -> Iterator[str]:
         yield f"{MANIFEST}: found dtype {manifest.dtype}, expected the store's {store.dtype}"
     firsts = range(0, store.num_frames, FRAMES_PER_SHARD)
     largest = 0.0
-    for problems, value in on_threads(partial(_shard_of_frames, store), firsts, "store", "shards", progress=progress):
+    for problems, value in on_threads(partial(_shard_of_frames, store), firsts, "store", "shard", progress=progress):
         yield from problems
         largest = max(largest, value)
     yield from _max_error(manifest, largest)

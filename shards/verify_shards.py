@@ -1,6 +1,5 @@
 """Verification of the shards: every sample against the store, every tar block, every index, every split."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,15 +9,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from shards.catalog import dataset
 from shards.catalog import source as source_of
 from shards.cells import cell_name, memberships
+from shards.cores import count_cores
 from shards.encoding import kept, member_dtype, member_name
 from shards.errors import SkelstreamError
 from shards.manifest import MANIFEST, SHARDS, STORE, CellEntry, Manifest, ShardEntry
 from shards.places import Place
+from shards.progress import Progress
 from shards.reader import ShardIndex, read_index, read_samples
 from shards.store import ReadAhead, Store, StoredSample
 from shards.verify_tar import walk_tar
@@ -37,8 +37,8 @@ def on_threads(
 ) -> Iterator[Result]:
     """What `work` makes of each item, in their order. Reading, hashing and decoding release the interpreter lock."""
     todo = list(items)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from tqdm(pool.map(work, todo), desc=title, total=len(todo), unit=f" {unit}", disable=not progress)
+    with ThreadPoolExecutor(count_cores()) as pool:
+        yield from Progress(title, len(todo), unit, shown=progress).over(pool.map(work, todo))
 
 
 def expected_samples(store: Store) -> list[StoredSample]:
@@ -62,7 +62,7 @@ def check_shards(
     found: dict[str, list[int]] = {name: [] for name in manifest.cells}
     frames: dict[str, int] = {}
     check = partial(_check_shard, _Context(folder, manifest, store, samples, window))
-    held = on_threads(check, manifest.shards, "shards", "shards", progress=progress)
+    held = on_threads(check, manifest.shards, "shards", "shard", progress=progress)
     for entry, shard in zip(manifest.shards, held, strict=True):
         yield from shard.problems
         yield from _order(entry, samples, [*found.setdefault(entry.cell, [])[-1:], *shard.numbers])

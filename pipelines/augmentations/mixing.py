@@ -24,6 +24,9 @@ from shards.skeleton import BODY_PARTS, NUM_JOINTS
 UNITS = 16
 """Mixing cuts time in sixteenths of a view (4 of 64 frames)."""
 
+MIN_ROWS = 3
+"""Of a global batch: for a shift of 1 to rows - 2."""
+
 Mode = Literal["cut", "time", "mixup"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 _CUT, _TIME, _MIXUP = (MODES.index(mode) for mode in ("cut", "time", "mixup"))
@@ -99,8 +102,10 @@ class PartnerMix(Mix):
         raise NotImplementedError
 
     def draw_shift(self, key: Key, rows: int) -> int:
-        if rows < 3:
-            raise ConfigError(f"found a batch of {rows}, expected at least 3: a mix takes its partner from the batch")
+        if rows < MIN_ROWS:
+            raise ConfigError(
+                f"found a batch of {rows}, expected at least {MIN_ROWS}: a mix takes its partner from the batch"
+            )
         return int(choose(key.batch("batch", 1)[0], 1, rows - 2))
 
     def draw_mix(self, samples: Samples, key: Key, rows: int) -> Blend:

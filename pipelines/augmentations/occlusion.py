@@ -6,11 +6,11 @@ A protocol draws the masks of its samples once and stores them: `store_occlusion
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from pipelines.augmentations.draws import choose, subset
@@ -19,6 +19,7 @@ from pipelines.augmentations.operation import Key, Mask, Samples
 from shards.errors import ConfigError, StoreError
 from shards.manifest import atomic_path
 from shards.npz import read_npz
+from shards.paths import expand_home
 from shards.skeleton import BODY_PARTS, JOINT_NAMES, NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 
@@ -90,7 +91,7 @@ class StoredOcclusion(Mask):
     """
 
     kind: Literal["stored_occlusion"] = "stored_occlusion"
-    path: Path
+    path: Annotated[Path, AfterValidator(expand_home)]
 
     source: ClassVar[str] = "A Benchmark and Beyond, 4.4.2; details ours"
 

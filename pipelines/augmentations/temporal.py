@@ -71,6 +71,7 @@ class CentreCrop(Crop):
 def centre_crop(length: Tensor, ratio: float) -> Window:
     """The middle of each sample: int((1 - ratio) * length / 2) frames are cut at each end."""
     cut = torch.floor((1 - ratio) * length.to(torch.float64) / 2).to(torch.int64)
+    cut = torch.minimum(cut, (length - 1) // 2)  # of a ratio below the precision of float64 no frame would stay
     return Window(cut, length - 2 * cut)
 
 

@@ -18,7 +18,7 @@ from pipelines.conversion.parts import Parsed, part_frames
 from pipelines.conversion.recordings import Recording
 from shards.encoding import kept
 from shards.errors import ConfigError, SkelstreamError
-from shards.manifest import MANIFEST, STORE, Manifest, Outcome, read_manifest
+from shards.manifest import MANIFEST, STORE, Manifest, Outcome, name_refusals, read_manifest
 from shards.places import Place
 from shards.schema import Segment
 from shards.store import Store, open_store
@@ -115,9 +115,12 @@ class _Check:
 
 def _checks(stored: "_Stored", chosen: Sequence[Recording], progress: bool) -> Iterator[_Check]:
     batches = [tuple(chosen[start : start + _BATCH]) for start in range(0, len(chosen), _BATCH)]
-    with tempfile.TemporaryDirectory(prefix="skelstream-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="skelstream-") as scratch,
+        name_refusals(Path(scratch), what="what is parsed again (TMPDIR names another folder)"),
+    ):
         work = partial(_check_batch, stored, Path(scratch))
-        yield from on_threads(work, list(enumerate(batches)), "deep", "batches", progress=progress)
+        yield from on_threads(work, list(enumerate(batches)), "deep", "batch", progress=progress)
 
 
 def _check_batch(stored: "_Stored", scratch: Path, batch: tuple[int, tuple[Recording, ...]]) -> _Check:

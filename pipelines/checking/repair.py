@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipelines.checking.reparse import RawInput, list_raw, recipe_difference, reparse, work_name
 from pipelines.checking.rows import frames_again, recordings_in, rows_again, rows_of
 from pipelines.conversion.pack import ShardPlan, ShardUnit, plan_packing
-from pipelines.conversion.runners import cores, open_runner
+from pipelines.conversion.runners import open_runner
 from pipelines.conversion.workspace import disk_errors, locked
 from pipelines.preprocessing.recipes import recipe
+from shards.cores import count_cores
 from shards.errors import ConfigError, RawInputError, SkelstreamError, StoreError
 from shards.manifest import MANIFEST, SHARDS, STORE, FileEntry, Manifest, read_manifest, sha256_file, sync
 from shards.places import Place
+from shards.progress import Progress
 from shards.store import FRAMES_PER_SHARD, create, frame_shard_file, open_store, write_frames
 from shards.verify import check_files, check_identity
 
@@ -219,7 +219,8 @@ def _make_store(job: _Job, todo: _Todo, raw: RawInput) -> None:
     needed = recordings_in(todo.frames, tables, raw)
     if again is None:
         again = reparse(job.work / work_name(needed), job.manifest, needed, job.progress)
-    for number in tqdm(todo.frames, "store", unit=" shards", disable=not job.progress or not todo.frames):
+    shown = job.progress and bool(todo.frames)
+    for number in Progress("store", len(todo.frames), "shard", shown=shown).over(todo.frames):
         write_frames(job.scratch, number * FRAMES_PER_SHARD, frames_again(number, tables, again))
     for path in todo.tables:
         _keep(job, job.scratch.parent / path, path)
@@ -238,8 +239,8 @@ def _make_shards(job: _Job, paths: Sequence[str]) -> None:
         ShardUnit(job.view, plan, manifest.source, manifest.recipe, manifest.fingerprint, manifest.dtype)
         for plan in plans
     ]
-    with open_runner(None, cores()) as runner:
-        for _ in tqdm(runner(units), "pack", len(units), unit=" shards", disable=not job.progress):
+    with open_runner(None, count_cores()) as runner:
+        for _ in Progress("pack", len(units), "shard", shown=job.progress).over(runner(units)):
             pass
     for path in paths:
         _keep(job, job.view / path, path)

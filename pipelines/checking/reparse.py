@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from pipelines.archives import inventory_digest
 from pipelines.conversion.parts import (
@@ -21,11 +20,13 @@ from pipelines.conversion.parts import (
     read_part,
 )
 from pipelines.conversion.recordings import Recording, list_recordings
-from pipelines.conversion.runners import cores, open_runner
+from pipelines.conversion.runners import open_runner
 from pipelines.preprocessing.recipes import recipe
 from shards import catalog
+from shards.cores import count_cores
 from shards.manifest import MANIFEST, Manifest
 from shards.places import Place
+from shards.progress import Progress
 
 Frames = npt.NDArray[np.float32]
 
@@ -115,8 +116,8 @@ def reparse(work: Path, manifest: Manifest, recordings: Sequence[Recording], pro
         PartUnit(work, n, manifest.source, manifest.recipe, batch, strict=False) for n, batch in enumerate(batches)
     ]
     todo = [unit for unit in units if not unit.is_done()]
-    with open_runner(None, cores()) as runner:
-        for _ in tqdm(runner(todo), "parse", len(todo), unit=" parts", disable=not progress):
+    with open_runner(None, count_cores()) as runner:
+        for _ in Progress("parse", len(todo), "part", shown=progress).over(runner(todo)):
             pass
     places = {key: place for unit in units for key, place in _places(work, unit.number, unit.recordings)}
     return Reparsed(work, places)

@@ -54,13 +54,6 @@ def open_runner(scheduler: str | None, workers: int) -> Iterator[Runner]:
             yield partial(_run_on_threads, pool, 2 * workers)
 
 
-def cores() -> int:
-    """Cores that this process may use; knows the limits of containers."""
-    from dask.system import CPU_COUNT
-
-    return int(CPU_COUNT)
-
-
 def _call(unit: Unit) -> None:
     unit()
 

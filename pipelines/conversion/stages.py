@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from pipelines.conversion.marks import Done, is_done, read_done, write_done
 from pipelines.conversion.pack import Packing, ShardUnit, plan_packing
@@ -24,6 +21,7 @@ from shards import catalog
 from shards.encoding import Storage
 from shards.errors import RawInputError
 from shards.manifest import SHARDS, STORE, FileEntry, Manifest, Outcome, counts, write_atomic, write_manifest
+from shards.progress import Progress
 from shards.schema import FORMAT_VERSION, Quality, SampleInfo, Segment
 from shards.store import create
 
@@ -85,21 +83,21 @@ def run_stages(plan: Plan, runner: Runner, refuse_changed: Callable[[], None]) -
     write_manifest(plan.work, _manifest(plan, table, packing, files, max(unit.max_error for unit in done)))
 
 
-def _run(units: Sequence[Unit], sizes: Sequence[int], runner: Runner, bar: "tqdm[Any]") -> None:
+def _run(units: Sequence[Unit], sizes: Sequence[int], runner: Runner, bar: Progress) -> None:
     """Do the units that are not done yet; the bar counts `sizes`."""
     todo: list[tuple[Unit, int]] = []
     with bar:
         for unit, size in zip(units, sizes, strict=True):
             if unit.is_done():
-                bar.update(size)
+                bar.advance(size)
             else:
                 todo.append((unit, size))
         for (_, size), _ in zip(todo, runner([unit for unit, _ in todo]), strict=True):
-            bar.update(size)
+            bar.advance(size)
 
 
-def _bar(plan: Plan, title: str, total: int, unit: str) -> "tqdm[Any]":
-    return tqdm(total=total, desc=title, unit=unit, unit_scale=unit == "frame", disable=not plan.progress)
+def _bar(plan: Plan, title: str, total: int, unit: str) -> Progress:
+    return Progress(title, total, unit, shown=plan.progress, scaled=unit == "frame")
 
 
 @dataclass(frozen=True)

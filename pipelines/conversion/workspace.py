@@ -1,15 +1,12 @@
 """The right to write a result, and what the disk says to it."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.errors import NO_SPACE, StoreError
+from shards.errors import StoreError, describe_refusal
 from shards.lock import acquire
-
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextmanager
@@ -33,14 +30,19 @@ def locked(final: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(data: Path) -> Iterator[None]:
-    """Turn what a disk refuses or fails to do into a StoreError that says what to do."""
+    """Turn what a disk refuses or fails to do into a StoreError that says where, and what to do.
+
+    That is `data`, unless the error names something that does not lie in it.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in NO_SPACE:
-            found, expected = "no space left", "room for the store: make some and run again, it goes on from here"
-        elif error.errno in _UNWRITABLE:
-            found, expected = f"a folder that cannot be written ({error})", "a writable one"
-        else:
-            found, expected = f"an error of the disk ({error})", "a sound one: run again, it goes on from here"
-        raise StoreError(f"{data}: found {found}, expected {expected}") from error
+        where, at = str(data), ""
+        if isinstance(error.filename, str | bytes):
+            name = os.fsdecode(error.filename)
+            within = Path(name).is_relative_to(data) or data.is_relative_to(name)
+            where, at = (where, f" at {name}") if within else (name, "")
+        found, expected = describe_refusal(error)
+        raise StoreError(
+            f"{where}: found {found}{at}, expected {expected} for the store: then run again, it goes on from here"
+        ) from error

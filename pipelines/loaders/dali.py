@@ -6,7 +6,6 @@ written anew for each epoch, resume and rank, and it knows neither the storage `
 draws are made by `views.draw`; what DALI lacks is applied by torch after it.
 """
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipelines.views import Begun, Block, assembled, draw_blend
 from pipelines.views.draw import Drawn, draw_view
 from pipelines.views.spec import ViewSpec
 from shards.batch import RaggedBatch, Views
+from shards.cores import count_cores
 from shards.errors import SkelstreamError
 
 _HOST = torch.device("cpu")
@@ -91,7 +91,7 @@ class DaliViews:
     ) -> None:
         imported_dali()
         self._spec, self._device, self._seed, self._rows = spec, torch.device(device), seed, batch_size
-        self._threads = min(os.cpu_count() or 1, 8) if threads is None else threads
+        self._threads = min(count_cores(), 8) if threads is None else threads
         self._plans = planned(spec)
         self._graphs: dict[tuple[tuple[str, ...], bool], Graph] = {}
         self._lock = threading.Lock()

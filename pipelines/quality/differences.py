@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from pipelines.preprocessing.bodies import count_bodies, present
 from pipelines.preprocessing.recipes import Frames, recipe
-from shards.errors import ConfigError, StoreError
+from shards.errors import ConfigError
 from shards.manifest import STORE, Manifest, Outcome, read_manifest, write_atomic
 from shards.places import Place
+from shards.progress import Progress
 from shards.store import Store, StoredSample, open_store
 from shards.verify_shards import expected_samples
 
@@ -89,7 +89,7 @@ class Differences:
         """Write a row of every sample of either store, in the order of their keys; whole or not at all.
 
         Raises:
-            StoreError: the file cannot be written.
+            DiskError: the file cannot be written.
         """
         c, text = self.compared, io.StringIO()
         rows: list[list[Any]] = []
@@ -100,10 +100,7 @@ class Differences:
             rows += [[outcome.key, side, *[""] * 8, outcome.reason] for outcome in outcomes]
         rows.sort(key=lambda row: str(row[0]))
         csv.writer(text, lineterminator="\n").writerows([CSV_COLUMNS, *rows])
-        try:
-            write_atomic(path, text.getvalue().encode())
-        except OSError as error:
-            raise StoreError(f"{path}: found {error.strerror}, expected a file that can be written") from error
+        write_atomic(path, text.getvalue().encode())
 
 
 CSV_COLUMNS = (
@@ -182,7 +179,7 @@ def _compare(left: _Side, right: _Side, keys: list[str], progress: bool) -> Iter
     names: list[str] = []
     pairs: list[tuple[Frames, Frames]] = []
     clips = zip(keys, left.clips(keys), right.clips(keys), strict=True)
-    for key, a, b in tqdm(clips, "compare", len(keys), unit="sample", disable=not progress):
+    for key, a, b in Progress("compare", len(keys), "sample", shown=progress).over(clips):
         names.append(key)
         pairs.append((a, b))
         if sum(min(len(a), len(b)) for a, b in pairs) >= FRAMES_AT_ONCE:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from shards.progress import Progress
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS, PARENTS
 from shards.store import FRAMES_PER_SHARD, Store
 
@@ -66,13 +66,12 @@ def measure_store(store: Store, *, progress: bool = False) -> Measures:
     Raises:
         StoreError: frames are missing or damaged.
     """
-    bar = tqdm(total=store.num_frames, desc="measuring", unit="frame", unit_scale=True, disable=not progress)
-    with bar:
+    with Progress("measuring", store.num_frames, "frame", shown=progress, scaled=True) as bar:
         measures = nothing_measured(len(store))
         for first, stop in sample_blocks(store.offsets, BLOCK_FRAMES):
             begin, end = int(store.offsets[first]), int(store.offsets[stop])
             measure_frames(store.read(begin, end), store.offsets[first : stop + 1] - begin, measures, first)
-            bar.update(end - begin)
+            bar.advance(end - begin)
     return measures
 
 

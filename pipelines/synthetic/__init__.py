@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipelines.synthetic import ntu, pkummd
 from pipelines.synthetic.archive import Entry, new_folder, write_entries
 from shards.errors import ConfigError
+from shards.progress import Progress
 
 SOURCES = ("ntu", "pkummd1", "pkummd2")
 
@@ -50,8 +49,8 @@ def synthesize(
     if samples < 1 or seed < 0:
         raise ConfigError(f"found {samples} samples and seed {seed}, expected at least 1 and 0")
     entries = _entries(source, subjects, classes, samples, seed)
-    with new_folder(out) as folder:
-        write_entries(tqdm(entries, f"writing {source}", unit="file", disable=not progress), folder, zipped)
+    with new_folder(out) as folder, Progress(f"writing {source}", None, "file", shown=progress) as bar:
+        write_entries(bar.over(entries), folder, zipped)
     return out
 
 

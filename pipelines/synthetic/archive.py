@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import ConfigError
-from shards.manifest import sync
+from shards.manifest import name_refusals, sync
 
 _TIME = (2020, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
@@ -40,20 +40,22 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         ConfigError: `out` is there and is not an empty folder.
+        DiskError: see `name_refusals`.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out}: found a file or a folder that is not empty, expected a new or empty folder")
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync(out.parent)
+    with name_refusals(out, temporary, "the archive"):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            sync(temporary)
+            temporary.replace(out)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync(out.parent)
 
 
 def write_entries(entries: Iterable[Entry], folder: Path, zipped: bool) -> None:

@@ -60,7 +60,10 @@ class OcclusionConfig(_Frozen):
         seed: of the masks.
     """
 
-    kinds: Annotated[tuple[OcclusionKind, ...], AfterValidator(_different)] = ("spatial", "temporal")
+    kinds: Annotated[tuple[OcclusionKind, ...], Field(min_length=1), AfterValidator(_different)] = (
+        "spatial",
+        "temporal",
+    )
     min_ratio: Ratio = 0.3
     max_ratio: Ratio = 0.7
     seed: int = 0

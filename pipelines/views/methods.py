@@ -18,6 +18,9 @@ from pipelines.streams import Stream, ToStream
 from pipelines.views.spec import View, ViewSpec
 from shards.skeleton import NUM_JOINTS
 
+MAX_FRAMES = 4096
+"""Of a view, to which actions of some hundred frames are resampled."""
+
 
 class PCM3PPViewsConfig(BaseModel):
     """The views of PCM3++; the defaults are those of JHang2020/PCM3, and the paper's clip view.
@@ -42,10 +45,10 @@ class PCM3PPViewsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    frames: int = Field(default=64, ge=16)
+    frames: int = Field(default=64, ge=16, le=MAX_FRAMES)
     min_ratio: float = Field(default=0.1, gt=0, le=1)
     max_ratio: float = Field(default=1.0, gt=0, le=1)
-    min_frames: int = Field(default=MIN_CROP, ge=1)
+    min_frames: int = Field(default=MIN_CROP, ge=1, lt=1 << 31)
     corrupt_probability: float = Field(default=0.5, ge=0, le=1)
     corrupt_joints: int = Field(default=15, ge=1, le=NUM_JOINTS)
     mix_scope: Scope = "batch"

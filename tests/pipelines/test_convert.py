@@ -481,7 +481,7 @@ def test_options_that_cannot_work_are_refused(
 def test_a_folder_that_is_no_folder_is_refused(archives: dict[tuple[str, bool], Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for data in (tmp_path / "file", tmp_path / "file" / "data"):
-        with pytest.raises(StoreError, match="a folder that cannot be written"):
+        with pytest.raises(StoreError, match="a place that cannot be written"):
             convert("ntu", [archives["ntu", True]], data, workers=0)
 
 

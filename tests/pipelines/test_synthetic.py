@@ -1,7 +1,10 @@
+import errno
+import os
 import re
 import zipfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from pipelines.parsers import SUFFIXES, parse
 from pipelines.parsers.pkummd import not_videos, pair_files, parse_labels
 from pipelines.synthetic import ntu, pkummd, synthesize
 from shards.catalog import info_from_name, missing_samples
-from shards.errors import ConfigError
+from shards.errors import ConfigError, DiskError
 from shards.protocols import split
 
 CLASSES, SAMPLES = 8, 160
@@ -244,4 +247,20 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ntu, "_recording", failing)
     with pytest.raises(KeyboardInterrupt):
         synthesize(out=tmp_path / "raw", zipped=True, **GOOD)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("call", ["zipfile.ZipFile.writestr", "pathlib.Path.write_bytes", "pathlib.Path.mkdir"])
+def test_a_disk_that_refuses_an_archive_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(call, refuse)
+    with pytest.raises(
+        DiskError, match=rf"^{tmp_path / 'raw'}: found .* \({os.strerror(number)}\), .* for the archive$"
+    ):
+        synthesize(out=tmp_path / "raw", zipped="zip" in call, **GOOD)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

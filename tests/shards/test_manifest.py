@@ -1,14 +1,17 @@
 """The manifest: identity, atomic files, and which store serves a data set."""
 
+import errno
 import hashlib
 import json
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shards.errors import ConfigError, StoreError
+from shards.errors import ConfigError, DiskError, SkelstreamError, StoreError
 from shards.manifest import (
     atomic_path,
     find_store,
@@ -74,6 +77,68 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
         fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+REFUSALS = {
+    errno.ENOSPC: "found no space left (No space left on device), expected room",
+    errno.EDQUOT: "found no space left (Disk quota exceeded), expected room",
+    errno.EFBIG: "found no space left (File too large), expected room",
+    errno.EACCES: "found a place that cannot be written (Permission denied), expected a writable one",
+    errno.EROFS: "found a place that cannot be written (Read-only file system), expected a writable one",
+    errno.EIO: "found an error of the disk (Input/output error), expected a sound one",
+}
+
+
+@pytest.mark.parametrize("call", ["mkdir", "write_bytes", "replace", "fsync"])
+@pytest.mark.parametrize("number", REFUSALS)
+def test_a_disk_that_refuses_is_named_and_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    path = tmp_path / "there.txt"
+    write_atomic(path, b"old")
+
+    def refuse(place: Any, *arguments: Any, **options: Any) -> None:
+        # writing and syncing tell no name, as the kernel does not know it
+        raise OSError(number, os.strerror(number), *([str(place)] if call in ("mkdir", "replace") else []))
+
+    monkeypatch.setattr(os if call == "fsync" else Path, call, refuse)
+    with pytest.raises(DiskError) as caught:
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert str(caught.value) == f"{path}: {REFUSALS[number]} for its 3 bytes"
+    assert isinstance(caught.value, SkelstreamError)
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_about_the_disk_survives_the_way_between_processes() -> None:
+    error = DiskError(errno.ENOSPC, "there.txt: found no space left, expected room", "there.txt")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    assert (type(again), str(again), again.errno, again.filename) == (
+        DiskError, "there.txt: found no space left, expected room", errno.ENOSPC, "there.txt"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/another/file"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+        OSError("an error of a library"),
+    ],
+)
+def test_what_fails_beside_the_writing_is_not_put_on_the_file(tmp_path: Path, error: OSError) -> None:
+    def fail() -> None:
+        with atomic_path(tmp_path / "file"):
+            raise error
+
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # it is compared as a whole
+        fail()
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_until_it_is_whole_a_file_has_another_name(tmp_path: Path) -> None:

@@ -155,6 +155,11 @@ def test_the_centre_crop_cuts_both_ends_alike(length: int, ratio: float) -> None
     assert int(window.length) == length - 2 * cut
 
 
+@pytest.mark.parametrize(("length", "left"), [(1, 1), (2, 2), (39, 1), (40, 2)])
+def test_the_centre_crop_leaves_a_frame_whatever_the_ratio(length: int, left: int) -> None:
+    assert int(centre_crop(torch.tensor([length]), 1e-30).length) == left
+
+
 @settings(deadline=None)
 @given(tenths=st.integers(1, 10), lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=20))
 def test_the_start_crop_keeps_the_first_frames_rounded_down(tenths: int, lengths: list[int]) -> None:

@@ -16,10 +16,10 @@ from shards.reader import read_shard
 from shards.schema import Segment
 from shards.store import FRAMES_AHEAD, create, write_frames
 
-SETUPS = st.integers(1, 32)
 NTU_NAMES = st.builds(
-    "S{:03d}C{:03d}P{:03d}R001A{:03d}".format, SETUPS, st.integers(1, 3), st.integers(1, 106), st.integers(1, 60)
-)
+    lambda s, c, p, a: f"S{s:03d}C{c:03d}P{p:03d}R001A{a + 60 * (s > 17):03d}",
+    st.integers(1, 32), st.integers(1, 3), st.integers(1, 106), st.integers(1, 60),
+)  # fmt: skip
 
 
 @given(st.sets(NTU_NAMES, min_size=1, max_size=40), st.integers(1, 7))

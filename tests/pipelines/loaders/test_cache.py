@@ -27,6 +27,7 @@ from pipelines.loaders.split import SplitShard, open_split
 from shards.errors import ConfigError, StoreError
 from shards.places import place
 from shards.remote import Stopped
+from tests.patience import PATIENCE
 
 _numbers = count()
 
@@ -201,7 +202,7 @@ def test_waiting_for_room_ends_when_there_is_some_or_when_it_is_stopped(
             threading.Timer(0.1, stop.set).start()
             with pytest.raises(Stopped), cache.hold(b, stop):
                 pass
-        assert waiting.result(timeout=5) == expected(b)
+        assert waiting.result(timeout=PATIENCE) == expected(b)
 
 
 def test_threads_and_processes_that_want_one_shard_fetch_it_once(

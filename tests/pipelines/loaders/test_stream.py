@@ -30,6 +30,7 @@ from pipelines.loaders.stream import Stream
 from shards.batch import RaggedBatch
 from shards.errors import ConfigError, StoreError
 from shards.places import place
+from tests.patience import PATIENCE
 
 _numbers = count()
 
@@ -118,7 +119,7 @@ def held(folder: Path) -> int:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert condition()

@@ -16,7 +16,7 @@ from pipelines.preprocessing.recipes import recipe
 from pipelines.quality import differences as differences_module
 from pipelines.quality.differences import CSV_COLUMNS, compare_clips, differences
 from pipelines.synthetic import synthesize
-from shards.errors import ConfigError, StoreError
+from shards.errors import ConfigError, DiskError, StoreError
 from shards.store import open_store
 
 SHORT = "S001C001P001R001A005"
@@ -148,7 +148,8 @@ def test_stores_of_two_sources_and_unfinished_ones_are_refused(stores: dict[str,
 
 def test_a_csv_that_cannot_be_written_is_one_clear_error(stores: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="expected a file that can be written"):
+    expected = r"/file/all\.csv: found a place that cannot be written \(a file lies where a folder should\)"
+    with pytest.raises(DiskError, match=expected):
         diff_recipes(stores["ntu-raw"], stores["ntu-raw"], tmp_path / "file" / "all.csv")
 
 
