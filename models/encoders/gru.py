@@ -3,10 +3,10 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from models.encoders.recurrence import for_products, run_gru
@@ -15,6 +15,9 @@ from shards.errors import CheckpointError
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Direction = Literal["parallel_forward", "bidirectional"]
+
+Width = Annotated[int, Field(ge=1, le=1 << 16)]
+"""Of a layer; beyond it a matrix of the layer alone takes tens of gigabytes."""
 
 
 class EncoderConfig(BaseModel):
@@ -32,8 +35,8 @@ class EncoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: PositiveInt = 1024
-    layers: PositiveInt = 3
+    hidden: Width = 1024
+    layers: int = Field(3, ge=1, le=100)
     direction: Direction = "parallel_forward"
     prompt_place: Literal["after_norm", "before_norm"] = "after_norm"
     input_size: PositiveInt = NUM_JOINTS * NUM_COORDINATES * NUM_PERSONS

@@ -54,7 +54,7 @@ class EpisodeConfig(BaseModel):
     shots: tuple[Count, ...] = Field((1, 5), min_length=1)
     queries: Count = 15
     # of one episode there is no interval
-    episodes: int = Field(3000, ge=2)
+    episodes: int = Field(3000, ge=2, le=1_000_000)
     seed: int = Field(0, ge=0)
     classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     pool: Literal["test", "all"] = "test"

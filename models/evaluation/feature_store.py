@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.evaluation.features import Features
-from shards.errors import NO_SPACE, StoreError
+from shards.errors import StoreError, describe_refusal
 from shards.lock import acquire
 from shards.manifest import Count, Sha256, sha256_file, sync
 
@@ -247,8 +247,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in NO_SPACE:
-            found, expected = f"no space left ({error.strerror})", "room for the features; nothing of them is left"
-        else:
-            found, expected = f"a folder that cannot be used ({error})", "one that can be written"
-        raise StoreError(f"{folder}: found {found}, expected {expected}") from error
+        found, expected = describe_refusal(error)
+        raise StoreError(
+            f"{folder}: found {found}, expected {expected} for the features; nothing of them is left"
+        ) from error

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.encoders.gru import GRUEncoder
 from models.exchange.export import check_tensors
@@ -18,6 +17,7 @@ from models.heads import Projector
 from models.training.precision import products
 from shards.batch import Views
 from shards.errors import ConfigError, SkelstreamError
+from shards.progress import Progress
 
 Layer = Annotated[str, Field(pattern=r"^(last|mean|projector|layer[1-9][0-9]*)$")]
 """Name of what a feature is read from, see `layer_reader`; the published one is "last"."""
@@ -197,10 +197,10 @@ def extract_features(
         SkelstreamError: NaN or infinity among the features.
     """
     read = layer_reader(encoder, layer, projector)
-    bar = tqdm(views, total=total, desc="features", unit="batch", disable=not progress, leave=False)
+    shown = Progress("features", total, "batch", shown=progress, passing=True).over(views)
     with frozen(encoder):
         # copied, because a view of the last frame holds all frames of its batch in memory: 21 GB in NTU 60
-        features = _collect(iter(bar), lambda batch: read(batch.views["x"].to(device)).clone())
+        features = _collect(shown, lambda batch: read(batch.views["x"].to(device)).clone())
     # once at the end: after each batch it would have the host wait for the device
     _check_finite(features.values, features.sample_id)
     return features

@@ -13,11 +13,11 @@ from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC, LinearSVC
 from torch import Tensor
-from tqdm import tqdm
 
 from models.evaluation.episodes import EpisodeConfig, Episodes, Ids, sorted_ids
 from models.evaluation.features import Features
 from shards.errors import ConfigError
+from shards.progress import Progress
 
 Classifier = Literal["svm", "svm_one_vs_one", "logistic", "centroid"]
 Floats = NDArray[np.float64]
@@ -92,12 +92,12 @@ def few_shot(
     with (
         # the features are checked once, not in each of thousands of fits
         config_context(assume_finite=True, skip_parameter_validation=True),
-        tqdm(total=len(rows), desc="few-shot", unit="episode", disable=not progress, leave=False) as bar,
+        Progress("few-shot", len(rows), "episode", shown=progress, passing=True) as bar,
     ):
         for episode, points in enumerate(_points(features.values, rows, shots)):
             for row, few in enumerate(config.shots):
                 accuracy[row, episode] = _score(config.classifier, points[:, :few], points[:, shots:])
-            bar.update()
+            bar.advance()
     return tuple(_summary(few, values) for few, values in zip(config.shots, accuracy, strict=True))
 
 

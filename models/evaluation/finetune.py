@@ -11,18 +11,18 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.evaluation.features import Features, encode, extract_features, frozen
 from models.evaluation.linear import linear_head
 from models.evaluation.metrics import accuracies, check_labels
 from models.training.divergence import DivergenceError
 from models.training.precision import products
-from models.training.schedule import stepped_rate
+from models.training.schedule import Gamma, Rate, check_decay, stepped_rate
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError
+from shards.progress import Progress
 
 Count = Annotated[int, Field(ge=1)]
 Split = Callable[[], Iterator[Views]]
@@ -48,13 +48,15 @@ class FinetuneConfig(BaseModel):
 
     epochs: Count = 80
     batch_size: Count = 64
-    lr: float = Field(0.01, gt=0)
+    lr: Rate = 0.01
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = (50, 70)
-    gamma: float = Field(0.1, gt=0)
+    gamma: Gamma = 0.1
     score_every: Count = 5
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 31)
+
+    _decays = model_validator(mode="after")(check_decay)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def finetune(
         model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     epochs, curve, validation_curve = [], [], []
-    bar = tqdm(total=config.epochs, desc="fine-tuning", unit="epoch", disable=not progress)
+    bar = Progress("fine-tuning", config.epochs, "epoch", shown=progress)
     # unasked, cuDNN rounds the inputs of a GRU's products to TF32
     with products("float32", torch.device(device)), bar:
         for epoch in range(config.epochs):
@@ -137,8 +139,8 @@ def finetune(
                 curve.append(accuracy)
                 if validation is not None:
                     validation_curve.append(_score(model, validation, "validation split", num_classes, device)[0])
-                bar.set_postfix_str(f"accuracy {accuracy:.4f}", refresh=False)
-            bar.update()
+                bar.remark(f"accuracy {accuracy:.4f}")
+            bar.advance()
     best = curve.index(max(curve))
     chosen = validation_curve.index(max(validation_curve)) if validation_curve else None
     return FinetuneResult(

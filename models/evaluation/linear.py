@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.evaluation.features import Features, Layer, encode, frozen
 from models.evaluation.metrics import accuracies, check_labels
-from models.training.schedule import stepped_rate
+from models.training.schedule import Gamma, Rate, check_decay, stepped_rate
 from shards.batch import EpochViews
 from shards.errors import ConfigError, SkelstreamError
+from shards.progress import Progress
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -41,13 +41,15 @@ class LinearConfig(BaseModel):
 
     epochs: Count = 100
     batch_size: Count = 1024
-    lr: float = Field(0.1, gt=0)
+    lr: Rate = 0.1
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = (20, 50, 80)
-    gamma: float = Field(0.1, gt=0)
+    gamma: Gamma = 0.1
     crop: Literal["random", "centre"] = "random"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 31)
+
+    _decays = model_validator(mode="after")(check_decay)
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,15 @@ def linear_evaluation(
         head.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     curves: dict[str, list[float]] = {where: [] for where in scored}
-    with tqdm(total=config.epochs, desc=f"linear, {config.crop} crop", unit="epoch", disable=not progress) as bar:
+    with Progress(f"linear, {config.crop} crop", config.epochs, "epoch", shown=progress) as bar:
         for epoch in range(config.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = stepped_rate(config.lr, config.gamma, config.milestones, epoch)
             _train_epoch(head, optimizer, batches(epoch))
             for where, features in scored.items():
                 curves[where].append(_accuracy(score(head, features.values), features.label, epoch))
-            bar.set_postfix_str(f"accuracy {curves['test split'][-1]:.4f}", refresh=False)
-            bar.update()
+            bar.remark(f"accuracy {curves['test split'][-1]:.4f}")
+            bar.advance()
     head.requires_grad_(requires_grad=False)
     logits = score(head, scored["test split"].values).cpu()
     _, per_class = accuracies(logits.argmax(dim=1), test.label.cpu(), num_classes)

@@ -6,21 +6,21 @@ on several GPUs. PCM3 has one online encoder `encoder_q`, trained on one stream;
 prompts.
 """
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from models.encoders.gru import EncoderConfig
 from models.exchange.export import Stream, check_tensors, encoder_from_state
 from models.objectives.pcm3_names import from_reference_state
 from models.objectives.pcm3pp import PCM3PPConfig
+from models.torch_file import read_torch_file
 from shards.errors import CheckpointError
 
 Method = Literal["pcm3", "cmd"]
@@ -56,8 +56,8 @@ def read_released(path: Path, method: Method, stream: Stream) -> Released:
         stream: which encoder of CMD; for PCM3, whose files hold one, what it was trained on.
 
     Raises:
-        CheckpointError: unreadable, or readable only by unpickling; tensors that are missing, unexpected, of another
-            shape, or not finite.
+        CheckpointError: as of `read_torch_file`; tensors that are missing, unexpected, of another shape, or not finite,
+            or sizes that no model here has.
     """
     state, epoch = _read(path)
     suffix = _SUFFIXES[stream] if method == "cmd" else ""
@@ -81,7 +81,11 @@ def read_released(path: Path, method: Method, stream: Stream) -> Released:
         lacks.append("decoder")
     # cloned, because torch saves the whole memory that a view of it shares
     objective = {name: tensor.clone() for name, tensor in from_reference_state(chosen).items()}
-    config = _config(_Sizes.of(state, suffix), method, stream)
+    sizes = _Sizes.of(state, suffix)
+    try:
+        config = _config(sizes, method, stream)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: found tensors of {sizes}, expected sizes that a model here can have") from error
     _check_forward(path, config.encoder, objective)
     return Released(config=config, objective=objective, epoch=epoch, lacks=tuple(lacks))
 
@@ -198,7 +202,7 @@ def _config(sizes: _Sizes, method: Method, stream: Stream) -> PCM3PPConfig:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], int | None]:
     """The state dict without the prefix of parallel runs, and the epoch beside it."""
-    payload = _load(path)
+    payload = read_torch_file(path, "weights that torch.save wrote")
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path}: found a {type(payload).__name__}, expected a dict with 'state_dict'")
     state = payload.get("state_dict", payload)
@@ -208,32 +212,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], int | None]:
     epoch = payload.get("epoch")
     whole = epoch if isinstance(epoch, int) and not isinstance(epoch, bool) and epoch >= 0 else None
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}, whole
-
-
-def _load(path: Path) -> Any:
-    try:
-        damaged = _damaged(path)
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: found a file that cannot be read without unpickling, which could run any code; expected tensors. "
-            "If you trust where it comes from, save its weights alone and import those: "
-            "torch.save(torch.load(FILE, map_location='cpu', weights_only=False)['state_dict'], SAFE)"
-        ) from error
-    except Exception as error:  # reading a damaged archive fails in a dozen ways
-        raise CheckpointError(
-            f"{path}: found a file that cannot be read ({type(error).__name__}), expected weights saved by torch.save"
-        ) from error
-    raise CheckpointError(f"{path}: found damaged data ({damaged}), expected a whole file")
-
-
-def _damaged(path: Path) -> str | None:
-    """The first damaged part of a zip archive, whose checksums torch does not compare; older files have none."""
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
 
 
 def _refuse_non_finite(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -9,15 +9,15 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.collectives import gather_rows, rank
-from models.encoders.gru import EncoderConfig, GRUEncoder
+from models.encoders.gru import EncoderConfig, GRUEncoder, Width
 from models.heads import Decoder, Projector, Prompts
 from models.momentum import Queue, become_twin, momentum_update
 from models.norm import BatchStatistics
@@ -30,6 +30,12 @@ from shards.errors import ConfigError
 Pair = Literal["base", "masked", "predicted", "mix", "clip"]
 # also the order in which the views enter the running statistics of the input norm, which the released code fixes
 PAIRS: tuple[Pair, ...] = get_args(Pair)
+
+MAX_QUEUE = 1 << 24
+
+# what is beyond these makes gradients overflow float32 in the first steps
+Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]
+Weight = Annotated[float, Field(ge=0, le=1e4)]
 
 
 class PCM3PPConfig(BaseModel):
@@ -44,7 +50,7 @@ class PCM3PPConfig(BaseModel):
         contrast_weight, distillation_weight, prediction_weight: of the three kinds of terms; 0 leaves a kind out (the
             released bone and motion variant: `distillation_weight=0`).
         distillation_top_k: distil over the negatives nearest to each key alone (CMD: 8192 of 16384); None is the whole
-            queue (PCM3's released command line says 16384 of 16384).
+            queue (PCM3's released command line says 16384 of 16384). Over one alone there is nothing to distil.
         pairs: queries that are drawn to the key.
         clip_prompt: input prompt of the clip view; which one is not published.
         clip_queue: the clip is compared in a space of its own: projector, its twin, and a queue of that twin's keys. A
@@ -63,24 +69,24 @@ class PCM3PPConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: EncoderConfig = EncoderConfig()
-    feature_dim: PositiveInt = 128
-    queue_size: int = 16384
+    feature_dim: Width = 128
+    queue_size: int = Field(default=16384, le=MAX_QUEUE)
     momentum: float = Field(default=0.999, ge=0, le=1)
-    temperature: PositiveFloat = 0.07
-    teacher_temperature: PositiveFloat = 0.05
-    student_temperature: PositiveFloat = 0.1
-    contrast_weight: NonNegativeFloat = 1.0
-    distillation_weight: NonNegativeFloat = 1.0
-    prediction_weight: NonNegativeFloat = 40.0
-    distillation_top_k: PositiveInt | None = None
+    temperature: Temperature = 0.07
+    teacher_temperature: Temperature = 0.05
+    student_temperature: Temperature = 0.1
+    contrast_weight: Weight = 1.0
+    distillation_weight: Weight = 1.0
+    prediction_weight: Weight = 40.0
+    distillation_top_k: int | None = Field(default=None, ge=2)
     pairs: tuple[Pair, ...] = PAIRS
     clip_prompt: Literal["base", "masked"] = "base"
     clip_queue: bool = False
     input_statistics: Literal["all_views", "base_view"] = "all_views"
     prompts: bool = True
-    prompt_width: PositiveInt | None = None
+    prompt_width: Width | None = None
     guidance: bool = True
-    decoder_width: PositiveInt | None = None
+    decoder_width: Width | None = None
 
     @property
     def feature_prompt_width(self) -> int:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shards.errors import NO_SPACE, CheckpointError
-from shards.manifest import atomic_path
+from models.torch_file import read_torch_file
+from shards.errors import CheckpointError, describe_refusal
+from shards.manifest import atomic_path, name_refusals
 
 CHECKPOINT_VERSION = 2
 FOLDER = "checkpoints"
@@ -82,7 +83,7 @@ def save_checkpoint(
         stays: whether the one after so many whole epochs stays for good.
 
     Raises:
-        CheckpointError: a tensor holds NaN or infinity, or the disk is full; earlier checkpoints stay, nothing else.
+        CheckpointError: a tensor holds NaN or infinity, or the disk refuses; earlier checkpoints stay, nothing else.
     """
     _refuse_non_finite(checkpoint)
     path = run / FOLDER / _file_name(checkpoint)
@@ -101,12 +102,17 @@ def save_checkpoint(
 
 
 def prune_checkpoints(run: Path, keep: int, stays: Callable[[int], bool] = lambda epoch: False) -> None:
-    """Remove what `save_checkpoint` would; a process may be killed before it comes to that."""
-    for epoch, within, path in _numbered(run)[:-keep]:
-        if within or not stays(epoch):
-            path.unlink()
-    for half_written in (run / FOLDER).glob(".epoch_*.tmp"):
-        half_written.unlink()
+    """Remove what `save_checkpoint` would; a process may be killed before it comes to that.
+
+    Raises:
+        DiskError: one cannot be removed.
+    """
+    with name_refusals(run / FOLDER, what="checkpoints"):
+        for epoch, within, path in _numbered(run)[:-keep]:
+            if within or not stays(epoch):
+                path.unlink()
+        for half_written in (run / FOLDER).glob(".epoch_*.tmp"):
+            half_written.unlink()
 
 
 def load_checkpoint(path: Path, expect_fingerprint: str | None = None) -> Checkpoint:
@@ -207,22 +213,13 @@ def _parse_header(path: Path, payload: Mapping[str, Any], fingerprint: str | Non
 
 def _read(path: Path, *, whole: bool) -> dict[str, Any]:
     """The entries of a checkpoint, its tensors mapped; `whole` compares all checksums, else those of the structure."""
-    try:
-        # torch itself does not compare the archive's checksums; about 1 s a GB
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip() if whole else _damaged_structure(archive)
-        if damaged is None:
-            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # reading a damaged archive fails in a dozen ways, and torch's texts advise unpickling
-        raise CheckpointError(
-            f"{path}: found a file that cannot be read ({type(error).__name__}), expected a skelstream checkpoint; "
-            "remove it to go on from the one before"
-        ) from error
-    if damaged is not None:
-        raise CheckpointError(
-            f"{path}: found damaged data ({damaged}), expected a whole checkpoint; "
-            "remove it to go on from the one before"
-        )
+    payload = read_torch_file(
+        path,
+        "a skelstream checkpoint",
+        "remove it to go on from the one before",
+        mapped=True,
+        damaged=zipfile.ZipFile.testzip if whole else _damaged_structure,
+    )
     if not isinstance(payload, dict):
         raise _foreign(path)
     return payload
@@ -248,11 +245,12 @@ def _unwritten(run: Path, path: Path, error: Exception) -> Exception:
     cause: BaseException | None = error  # torch wraps what the file raised
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
-    if cause is None or cause.errno not in NO_SPACE:
+    if cause is None:
         return error
+    found, expected = describe_refusal(cause)
     before = latest_checkpoint(run)
     return CheckpointError(
-        f"{path}: found no space left ({cause.strerror}), expected room for a checkpoint; "
+        f"{path}: found {found}, expected {expected} for a checkpoint; "
         + (f"{before.name} stays, resume from it" if before else "no earlier one is there")
     )
 

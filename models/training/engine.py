@@ -130,6 +130,12 @@ def train(
     return TrainResult(config.total_epochs, config.total_epochs * len(views), Path(name), tuple(curves))
 
 
+def has_begun(run: Path) -> bool:
+    """Whether anything was trained in the folder: it has a checkpoint, or a line in its log."""
+    log = run / LOG
+    return latest_checkpoint(run) is not None or (log.exists() and log.stat().st_size > 0)
+
+
 class _Loss(nn.Module):
     """The forward pass of a training step: gradients flow from the terms of the loss alone."""
 
@@ -344,7 +350,7 @@ def _find_start(run: Path, resume: bool, config: TrainConfig, epoch_steps: int, 
 def _begin(run: Path, resume: bool) -> str | None:
     """Make sure that a run may be written into the folder; the name of its last checkpoint."""
     path = latest_checkpoint(run)
-    if not resume and (path is not None or (run / LOG).exists()):
+    if not resume and has_begun(run):
         raise ConfigError(f"{run}: found a run, expected a new folder; resume it or choose another")
     run.mkdir(parents=True, exist_ok=True)
     if path is None and resume:

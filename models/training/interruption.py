@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, taken between two steps."""
+"""Signals that end a process, taken between two steps."""
 
 import signal
 import threading
@@ -6,10 +6,16 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from models.training.distributed import max_over_ranks
+from shards.signals import KEYBOARD, ending_signals
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM, to be acted upon between two steps; a second one takes its course at once."""
+    """Notes the first signal that ends a process, to be acted upon between two steps.
+
+    A second one takes its course at once if a person sends it (Ctrl-C twice), or if it is the first one again. But
+    SIGHUP, and another one than the first, do not: who closes a terminal causes two SIGHUP, by the shell and by the
+    kernel, and a session that ends causes SIGTERM and SIGHUP.
+    """
 
     def __init__(self) -> None:
         self._number = self._agreed = 0
@@ -32,7 +38,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ending_signals():
                 self._former[number] = signal.signal(number, self._note)
         return self
 
@@ -42,8 +48,11 @@ class Interruption:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-        self._restore()
+        if not self._number:
+            self._number = number
+        elif number in KEYBOARD or (number == self._number and number != signal.SIGHUP):
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._former.items():

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from models.collectives import gather_rows, rank, world_size
 from models.objectives.outcome import Outcome
@@ -20,6 +19,7 @@ from models.training.divergence import HISTORY, DivergenceError, find_fault
 from models.training.runlog import RunLog
 from shards.batch import Views
 from shards.errors import CheckpointError
+from shards.progress import Progress
 
 # reading a loss from a GPU waits for all its work: one wait in ten steps, and NaN is still caught before any checkpoint
 _STEPS_PER_CHECK = 10
@@ -83,13 +83,8 @@ class Monitor:
         self._epoch_clock, self._window_clock = _Clock(), _Clock()
         self._log = RunLog(run, step) if rank() == 0 else None
         # the mean since the start, probes included, tells the time left; tqdm's own, over seconds, jumps with them
-        self._bar = tqdm(
-            total=epochs * epoch_steps,
-            initial=step,
-            unit="step",
-            disable=not progress or rank() != 0,
-            smoothing=0,
-            dynamic_ncols=True,
+        self._bar = Progress(
+            self._title(), epochs * epoch_steps, "step", shown=progress and rank() == 0, done=step, steady=True
         )
 
     def __enter__(self) -> Self:
@@ -111,7 +106,7 @@ class Monitor:
         """Time what follows. `loss_terms`: the terms that are summed into the loss in this epoch; None: all."""
         self._loss_terms = None if loss_terms is None else tuple(loss_terms)
         self._epoch_clock, self._window_clock = _Clock(), _Clock()
-        self._bar.set_description_str(f"epoch {self._step // self._epoch_steps + 1} of {self._epochs}", refresh=False)
+        self._bar.entitle(self._title())
 
     def record(
         self, outcome: Outcome, views: Views, lr: float, *, waited: float = 0.0, gradient_norm: Tensor | None = None
@@ -141,7 +136,7 @@ class Monitor:
         self._step += 1
         for clock in (self._epoch_clock, self._window_clock):
             clock.samples += len(views) * world_size()
-        self._bar.update()
+        self._bar.advance()
         done = len(self._rows) + len(self._pending)
         if done % self._log_every == 0:
             self.check()
@@ -177,7 +172,7 @@ class Monitor:
             clock.waited += float(table[:, :, -1].mean(0).sum())
         loss, speed = sum(rows[-1][place] for place in self._loss_places()), self._epoch_clock.fields()
         rate, stalled = speed["samples_per_second"], speed["stalled"]
-        self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.0f} samples/s, {stalled:.0%} stalled", refresh=False)
+        self._bar.remark(f"loss {loss:.4g}, {rate:.0f} samples/s, {stalled:.0%} stalled")
 
     def end_epoch(self, epoch: int, lr: float, probe: Mapping[str, float] | None, probe_seconds: float = 0.0) -> None:
         """Write the epoch's line, safely on disk before the checkpoint that counts on it."""
@@ -190,6 +185,9 @@ class Monitor:
         """Return when the lines written are safely on disk."""
         if self._log is not None:
             self._log.sync()
+
+    def _title(self) -> str:
+        return f"epoch {min(self._step // self._epoch_steps + 1, self._epochs)} of {self._epochs}"
 
     def _loss_places(self) -> list[int]:
         """Places of the columns whose sum is the loss."""

@@ -13,16 +13,18 @@ Of several ranks the values are means, samples_per_second is of all together, an
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shards.errors import NO_SPACE, CheckpointError
+from models.training.growing_files import EventFile, GrowingFile
+from shards.errors import CheckpointError, describe_refusal
 from shards.manifest import write_atomic
+from shards.progress import tell
 
 LOG = "log.jsonl"
+EVENTS = "tensorboard"
 TIME_FIELDS = ("seconds", "samples_per_second", "stalled", "memory_gb")
 
 _SCALARS = ("loss", "lr", "queue_age", "samples_per_second", "stalled", "memory_gb")
@@ -31,52 +33,66 @@ _SCALARS = ("loss", "lr", "queue_age", "samples_per_second", "stalled", "memory_
 class RunLog:
     """Appends lines to the log of a run, after those of its first `step` steps; later ones are removed.
 
+    A run goes on without events when they cannot be written, and says so once: the log has the same numbers.
+
     Raises:
-        CheckpointError: the log is garbled before that step; later, when there is no space for a line.
+        CheckpointError: the log is garbled before that step; or, later too, it cannot be written.
     """
 
     def __init__(self, run: Path, step: int) -> None:
-        # imported late: it takes 0.5 s, and only training needs it
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        truncate_log(run, step)
-        self._lines = (run / LOG).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._path = run / LOG
+        with self._told():
+            truncate_log(run, step)
+            self._lines = GrowingFile(self._path)
+        self._events: EventFile | None = None
+        with self._given_up(run / EVENTS):
+            self._events = EventFile(run / EVENTS, step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line, in both places."""
-        with self._told_when_full():
-            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-            self._lines.flush()
+        with self._told():
+            self._lines.append(f"{json.dumps(line, allow_nan=False)}\n".encode())
+        if self._events is None:
+            return
         kind, step = line["kind"], line["step"]
         scalars = {f"{kind}/{name}": line[name] for name in _SCALARS if name in line}
         scalars |= {f"{kind}/{name}": value for part in ("terms", "metrics") for name, value in line[part].items()}
         scalars |= {f"probe/{name}": value for name, value in line.get("probe", {}).items()}
-        for tag, value in scalars.items():
-            self._events.add_scalar(tag, value, step)
+        with self._given_up(self._path.with_name(EVENTS)):
+            self._events.append(scalars, step)
 
     def sync(self) -> None:
         """Return when the lines are safely on disk."""
-        with self._told_when_full():
-            os.fsync(self._lines.fileno())
-            self._events.flush()
+        with self._told():
+            self._lines.sync()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._events is not None:
+            self._events.close()
+        self._lines.close()
 
     @contextmanager
-    def _told_when_full(self) -> Iterator[None]:
+    def _told(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
+            found, expected = describe_refusal(error)
             raise CheckpointError(
-                f"{self._lines.name}: found no space left ({error.strerror}), expected room for the log; resume from"
-                " the last checkpoint"
+                f"{self._path}: found {found}, expected {expected} for the log; resume from the last checkpoint"
             ) from error
 
-    def close(self) -> None:
-        """Write what is pending and close the files."""
-        self._events.close()
-        self._lines.close()
+    @contextmanager
+    def _given_up(self, folder: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            found, expected = describe_refusal(error)
+            tell(
+                f"skelstream: {folder}: found {found}, expected {expected} for TensorBoard's events: the training goes"
+                f" on without them, {LOG} has the same numbers"
+            )
 
 
 def read_log(run: Path, kind: str = "epoch") -> tuple[dict[str, Any], ...]:

@@ -3,15 +3,51 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.training.checkpoint import Header
 from models.training.precision import Precision
 from shards.errors import CheckpointError
 
 Count = Annotated[int, Field(ge=1)]
+
+MAX_EPOCHS = 1_000_000
+"""Of a stage: what a run will write is counted epoch by epoch before it begins."""
+
+Rate = Annotated[float, Field(gt=0, le=100)]
+"""A learning rate; far above 100 the second step of any method here gives NaN."""
+
+Gamma = Annotated[float, Field(gt=0, le=1)]
+"""By which a rate falls at a milestone."""
+
+
+class _Decaying(Protocol):
+    @property
+    def lr(self) -> float: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+
+Decaying = TypeVar("Decaying", bound=_Decaying)
+
+
+def check_decay(config: Decaying) -> Decaying:
+    """The configuration itself, for a validator of pydantic; ValueError when its decay alone makes weights explode.
+
+    A step takes the share lr * weight_decay of each weight away: from 1 on its sign changes with every step.
+    """
+    _check_share(config.lr, config.weight_decay)
+    return config
+
+
+def _check_share(lr: float, weight_decay: float) -> None:
+    if lr * weight_decay >= 1:
+        raise ValueError(
+            f"lr {lr:g} times weight_decay {weight_decay:g} is {lr * weight_decay:g}, expected less than 1"
+        )
 
 
 class PostConfig(BaseModel):
@@ -25,8 +61,8 @@ class PostConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(0, ge=0)
-    lr: float = Field(0.002, gt=0)
+    epochs: int = Field(0, ge=0, le=MAX_EPOCHS)
+    lr: Rate = 0.002
     terms: tuple[str, ...] = Field(("distill", "prediction"), min_length=1)
 
 
@@ -59,18 +95,18 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: Count = 451
+    epochs: int = Field(451, ge=1, le=MAX_EPOCHS)
     batch_size: Count = 128
-    lr: float = Field(0.02, gt=0)
+    lr: Rate = 0.02
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = (351,)
-    gamma: float = Field(0.1, gt=0)
+    gamma: Gamma = 0.1
     warmup_epochs: int = Field(0, ge=0)
     schedule: Literal["step", "cosine"] = "step"
     post: PostConfig = PostConfig()
     precision: Precision = "float32"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     checkpoint_every: Count = 10
     checkpoint_steps: int = Field(0, ge=0)
     keep_checkpoints: Count = 3
@@ -85,6 +121,12 @@ class TrainConfig(BaseModel):
         if explosion != 0 and not 1 < explosion < math.inf:
             raise ValueError("expected a factor above 1, or 0 for no limit")
         return explosion
+
+    @model_validator(mode="after")
+    def _decays(self) -> "TrainConfig":
+        for lr in (self.lr, self.post.lr) if self.post.epochs else (self.lr,):
+            _check_share(lr, self.weight_decay)
+        return self
 
     @property
     def total_epochs(self) -> int:

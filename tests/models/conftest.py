@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # FILE FUNCTION FOLDER RANK WORLD: what the function of the file returns lies in FOLDER/RANK.pt
@@ -49,7 +51,7 @@ def in_ranks(tmp_path_factory: pytest.TempPathFactory) -> InRanks:
             )
             for rank in range(world)
         ]
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
         assert [process.returncode for process in processes] == [0] * world, "\n".join(errors)
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 

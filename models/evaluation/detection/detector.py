@@ -12,18 +12,18 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.evaluation.detection.segments import PostProcessing
 from models.evaluation.features import encode, frozen
 from models.evaluation.metrics import check_labels
-from models.training.schedule import stepped_rate
+from models.training.schedule import Gamma, Rate, check_decay, stepped_rate
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError, SkelstreamError
+from shards.progress import Progress
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 _FRAME_CLASSES = "x/action"
 
@@ -76,20 +76,29 @@ class DetectionConfig(BaseModel):
     input_norm: Literal["reestimate", "frozen"] = "reestimate"
     epochs: Count = 60
     batch_size: Count = 64
-    lr: float = Field(0.01, gt=0)
+    lr: Rate = 0.01
     momentum: float = Field(0.9, gt=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = (39,)
-    gamma: float = Field(0.1, gt=0)
+    gamma: Gamma = 0.1
     score_every: Count = 5
-    window: int = Field(16, ge=2)
+    window: int = Field(16, ge=2, le=4096)
     train_strides: tuple[Count, Count] = (3, 5)
     test_stride: Count = 4
     windows_per_video: Count = 16
-    look_ahead: int = Field(28, ge=0)
+    look_ahead: int = Field(28, ge=0, le=1_000_000)
     frames_per_video: Count = 256
     post: PostProcessing = PostProcessing()
     seed: int = Field(0, ge=0, lt=1 << 31)
+
+    _decays = model_validator(mode="after")(check_decay)
+
+    @field_validator("train_strides")
+    @classmethod
+    def _rising(cls, strides: tuple[int, int]) -> tuple[int, int]:
+        if strides[0] > strides[1]:
+            raise ValueError("expected the smallest and the largest stride, in this order")
+        return strides
 
 
 @dataclass(frozen=True)
@@ -145,8 +154,8 @@ def train_detector(
     if config.method == "dense":
         if norm is not None:
             _estimate(norm, train.epoch(0), device)
-        frames = tqdm(train.epoch(0), total=len(train), desc="features", unit="video", disable=not progress)
-        values, label = _kept(own, iter(frames), config, num_classes, device)
+        frames = Progress("features", len(train), "video", shown=progress).over(train.epoch(0))
+        values, label = _kept(own, frames, config, num_classes, device)
         width, batches = values.shape[1], _kept_batches(values, label, config)
     else:
         width, batches = _width(own, train, device), _window_batches(own, norm, train, num_classes, device)
@@ -308,7 +317,7 @@ def _fit(
     optimizer = torch.optim.SGD(
         head.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True
     )
-    for epoch in tqdm(range(config.epochs), desc="detector", unit="epoch", disable=not progress):
+    for epoch in Progress("detector", config.epochs, "epoch", shown=progress).over(range(config.epochs)):
         for group in optimizer.param_groups:
             group["lr"] = stepped_rate(config.lr, config.gamma, config.milestones, epoch)
         for values, label in batches(epoch):

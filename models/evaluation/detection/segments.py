@@ -40,9 +40,9 @@ class PostProcessing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     search: Literal["threshold", "window"] = "threshold"
-    half_width: int = Field(HALF_WIDTH, ge=1)
+    half_width: int = Field(HALF_WIDTH, ge=1, le=1_000_000)
     activity: float = Field(ACTIVITY, gt=0, le=1)
-    pad_to: Annotated[int, Field(ge=1)] | None = None
+    pad_to: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
 _PUBLISHED = PostProcessing()

@@ -19,6 +19,7 @@ from models.evaluation import feature_store
 from models.evaluation.feature_store import feature_key, read_features, stored_features, verify_features
 from models.evaluation.features import Features
 from shards.errors import StoreError
+from tests.patience import PATIENCE
 
 ABOUT = {"checkpoint": "0" * 64, "dataset": "ntu60", "side": "train", "view": {"crop": "centre", "frames": [64]}}
 NAMES = ["about.json", "label.npy", "sample_id.npy", "values.npy"]
@@ -232,7 +233,7 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
     return found
 
@@ -262,11 +263,11 @@ def test_one_who_writes_other_features_is_not_disturbed(tmp_path: Path, monkeypa
         entry = write(path, array)
         if feature_key(ABOUT) in str(path) and path.name == "values.npy":
             written.set()
-            assert done.wait(30)
+            assert done.wait(PATIENCE)
         return entry
 
     def second() -> Features:
-        assert written.wait(30)
+        assert written.wait(PATIENCE)
         try:
             return stored_features(tmp_path, other, lambda: features(3))
         finally:
@@ -388,5 +389,5 @@ def test_an_array_of_objects_is_not_unpickled(folder: Path) -> None:
 
 def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="found a folder that cannot be used"):
+    with pytest.raises(StoreError, match=r"found a place that cannot be written \(Not a directory\)"):
         stored_features(tmp_path / "file" / "root", ABOUT, never)

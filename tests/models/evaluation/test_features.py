@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -304,7 +305,9 @@ def test_half_precision_encoders_give_float32_features() -> None:
     assert encode(Half(), next(split()), "cpu").dtype == torch.float32
 
 
-def test_the_bar_shows_only_on_request(capsys: Any) -> None:
+def test_the_bar_shows_only_on_request(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
     extract_features(encoder(), split())
     assert capsys.readouterr() == ("", "")
     extract_features(encoder(), split(), progress=True, total=3)

@@ -216,19 +216,8 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-class _Code:
-    """Something that only unpickling could bring back."""
-
-
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "needs unpickling": (
-        lambda path: torch.save({"args": _Code(), "state_dict": {}}, path),
-        r"without unpickling.*save its weights alone.*weights_only=False\)\['state_dict'\]",
-    ),
-    "is missing": (Path.unlink, r"cannot be read \(FileNotFoundError\)"),
-    "is cut": (lambda path: path.write_bytes(path.read_bytes()[:-500]), "found"),
     "has another byte": (_flip, "found damaged data"),
-    "is text": (lambda path: path.write_text("not weights"), "found"),
     "is a list": (lambda path: torch.save([1, 2], path), "found a list, expected a dict"),
     "is something else": (lambda path: torch.save({"epoch": 3}, path), "found the entries epoch, expected"),
     "is a classifier": (
@@ -254,6 +243,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "holds NaN": (
         _changed(lambda state: state["recons_decoder.decoder.bias_ih_l1"].fill_(float("nan"))),
         "found NaN or infinity in recons_decoder.decoder.bias_ih_l1",
+    ),
+    "has a queue larger than any": (
+        _changed(lambda state: state.update(queue=torch.ones(1, 1).expand(FEATURE, (1 << 24) + 1))),
+        "found tensors of .*, expected sizes that a model here can have",
     ),
     "has a negative variance": (
         _changed(lambda state: state["encoder_q.input_norm.running_var"].fill_(-1)),

@@ -16,6 +16,7 @@ from models.training.checkpoint import Checkpoint, latest_checkpoint, load_check
 from models.training.distributed import flat
 from models.training.runlog import LOG, TIME_FIELDS
 from shards.errors import ConfigError
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 STEPS, BATCH = 5, 4
@@ -27,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 import torch.distributed as dist
-import torch.utils.tensorboard.writer
+import tensorboard.summary.writer.record_writer
 from models.collectives import rank, world_size
 from models.encoders.gru import EncoderConfig
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
@@ -219,7 +220,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment |= {"GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     process = subprocess.run(
         [sys.executable, "-W", "error", str(folder / "program.py"), str(folder)],
-        env=os.environ | environment, capture_output=True, text=True, timeout=300,
+        env=os.environ | environment, capture_output=True, text=True, timeout=3 * PATIENCE,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     (folder / "stderr.txt").write_text(process.stderr)

@@ -300,6 +300,37 @@ def test_a_second_signal_acts_at_once(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP), (signal.SIGHUP, signal.SIGTERM)],
+)
+def test_a_session_that_ends_sends_two_signals_and_saves_all_the_same(
+    first: signal.Signals, second: signal.Signals, tmp_path: Path
+) -> None:
+    def both(epoch: int, step: int) -> None:
+        if (epoch, step) == (0, 2):
+            signal.raise_signal(first)
+            signal.raise_signal(second)
+
+    former = signal.signal(first, lambda number, frame: None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(Tiny(), TinyViews(both), config(), tmp_path, meta=META)
+    finally:
+        signal.signal(first, former)
+    taken = latest_checkpoint(tmp_path)
+    assert taken is not None
+    assert taken.name == "epoch_0000_step_000002.pt"
+
+
+def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored(tmp_path: Path) -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert train(Tiny(), signal_at(0, 1, signal.SIGHUP), config(), tmp_path, meta=META).epochs == 4
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
 def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
     results: list[Any] = []
     thread = threading.Thread(

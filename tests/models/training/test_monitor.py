@@ -2,10 +2,11 @@
 
 import json
 import math
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +22,7 @@ from models.collectives import rank
 from models.objectives.outcome import Outcome
 from models.training.collapse import effective_rank, feature_std
 from models.training.divergence import HISTORY, LEAST, DivergenceError, loss_limit
+from models.training.growing_files import GrowingFile
 from models.training.monitor import Monitor
 from models.training.runlog import LOG, TIME_FIELDS, RunLog, read_log, truncate_log
 from shards.batch import Views
@@ -418,19 +420,70 @@ def test_the_time_left_of_a_resumed_run_counts_its_own_steps_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monitor(tmp_path, progress=True, epoch_steps=1000, epochs=1, step=900, log_every=1000) as watch:
-        watch._bar.start_t -= 10  # as if it had begun ten seconds ago
+        watch._bar._begun -= 10  # as if it had begun ten seconds ago
         for _ in range(10):
             watch.record(outcome(1, 2), batch(), lr=0.1)
         assert "910/1000 [00:10<01:30" in str(watch._bar)
     capsys.readouterr()
 
 
+LINE = {"kind": "step", "epoch": 0, "step": 1, "lr": 0.1, "terms": {}, "metrics": {}}
+
+
 def test_a_log_without_room_for_its_line_is_told(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0)
     log._lines.close()
-    log._lines = Path("/dev/full").open("w")  # noqa: SIM115  # closed below; every write to it finds the disk full
-    line = {"kind": "step", "epoch": 0, "step": 1, "terms": {}, "metrics": {}}
-    with pytest.raises(CheckpointError, match=r"found no space left .*resume from the last checkpoint"):
-        log.write(line)
-    with suppress(OSError):  # what could not be written is tried again
-        log.close()
+    log._lines = GrowingFile(Path("/dev/full"))  # every write to it finds the disk full
+    with pytest.raises(CheckpointError, match=r"log\.jsonl: found no space left .*resume from the last checkpoint"):
+        log.write(LINE)
+    log.close()
+
+
+def test_a_log_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    (tmp_path / LOG).mkdir()
+    with pytest.raises(CheckpointError, match=r"log\.jsonl: found a place that cannot be written \(Is a directory\)"):
+        RunLog(tmp_path, 0)
+
+
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_a_training_goes_on_without_events_and_says_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    if when == "at the start":
+        (tmp_path / "tensorboard").touch()
+    log = RunLog(tmp_path, 0)
+    if log._events is not None:
+        log._events.close()
+        log._events._file = GrowingFile(Path("/dev/full"))
+    for _ in range(3):
+        log.write(LINE)
+    log.close()
+    reason = "no space left" if when == "later" else "a place that cannot be written"
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"skelstream: {tmp_path / 'tensorboard'}: found {reason} (")
+    assert told.endswith("the training goes on without them, log.jsonl has the same numbers")
+    assert len(read_log(tmp_path, "step")) == 3
+
+
+# a limit of the kernel on the size of a file lets half of a piece through
+GROWN = """
+import resource, sys
+from pathlib import Path
+from models.training.growing_files import GrowingFile
+
+file = GrowingFile(Path(sys.argv[1]))
+file.append(b"a" * 60)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    file.append(b"b" * 60)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_half_a_piece_does_not_stay_in_a_growing_file(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-W", "error", "-c", GROWN, str(tmp_path / "log")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("File too large\n", "")
+    assert (tmp_path / "log").read_bytes() == b"a" * 60
