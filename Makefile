@@ -17,9 +17,8 @@ $(SETUP): pyproject.toml constraints.txt
 	@# torch by exact version in the same command: a range takes the newest CUDA build even where a CPU build is offered.
 	@# -qq leaves errors, and drops pip's remarks about the registries it looked at.
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
-	@# Compiled once a machine; without this the first conversion would wait for it.
-	@echo "skelstream: compiling parsers and views for this machine (30 seconds)"
-	@$(BIN)/python -c "import pipelines.parsers.scan, pipelines.preprocessing.kernels, pipelines.preprocessing.survey, pipelines.views.kernels, pipelines.views.passes, pipelines.augmentations.draw_kernels"
+	@# Compiled once a machine; without this the first conversion, training and statistics would wait for it.
+	@$(BIN)/python -c "import flows, pipelines.parsers.scan, pipelines.preprocessing.kernels, pipelines.preprocessing.survey, pipelines.quality.measuring, pipelines.views.kernels, pipelines.views.passes, pipelines.augmentations.draw_kernels"
 	@touch $@
 
 setup: $(SETUP)

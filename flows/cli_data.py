@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.service.recording import record
 from shards.catalog import SOURCES
+from shards.errors import ConfigError
+from shards.paths import expand_home
 
 if TYPE_CHECKING:
     from flows.options import LoaderOptions
@@ -33,6 +36,19 @@ def command(
     return sub
 
 
+def local_path(text: str) -> Path:
+    """A path that the user typed; what is wrong with it ends in the usage."""
+    try:
+        return expand_home(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def place_text(text: str) -> str:
+    """A path or URL that the user typed."""
+    return text if "://" in text else str(local_path(text))
+
+
 def add_loader(sub: argparse.ArgumentParser) -> None:
     """How samples reach which device; no result depends on it."""
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -49,7 +65,7 @@ def add_loader(sub: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads that make batches ahead; without it none on the CPU, one for a GPU",
     )
-    sub.add_argument("--cache", type=Path, metavar="DIR", help="folder that keeps remote shards for later runs")
+    sub.add_argument("--cache", type=local_path, metavar="DIR", help="folder that keeps remote shards for later runs")
     sub.add_argument("--cache-gb", type=float, metavar="GB", help="that the cache takes at most")
 
 
@@ -86,7 +102,7 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
 def _add_synth(commands: Any) -> None:
     sub = command(commands, "synth", _synth, "write licence-free raw archives in an exact official format")
     sub.add_argument("--source", required=True, choices=["ntu", "pkummd1", "pkummd2"], help="whose format")
-    sub.add_argument("--out", type=Path, required=True, help="new or empty folder")
+    sub.add_argument("--out", type=local_path, required=True, help="new or empty folder")
     sub.add_argument("--subjects", type=int, default=8, help="performers")
     sub.add_argument("--classes", type=int, default=6, help="action classes")
     sub.add_argument("--samples", type=int, default=240, help="files")
@@ -134,7 +150,10 @@ def _add_preprocess(commands: Any) -> None:
     sub.add_argument("--workers", type=int, metavar="N", help="threads; without it one a core")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do the work instead")
     sub.add_argument(
-        "--scratch", type=Path, metavar="DIR", help="local folder to work in when DATA is a URL (~/.cache/skelstream)"
+        "--scratch",
+        type=local_path,
+        metavar="DIR",
+        help="local folder to work in when DATA is a URL (~/.cache/skelstream)",
     )
     add_plain(sub)
 
@@ -145,18 +164,20 @@ def _preprocess(options: argparse.Namespace) -> None:
     raw, out = _places(options.raw), _place(options.out)
     how = {name: getattr(options, name) for name in ("on_error", "scheduler", "workers", "scratch")}
     what = {"recipe": options.recipe, "dtype": options.dtype}
-    if options.plain:
+
+    def work(begun: bool) -> None:
         print(convert(options.source, raw, out, **what, **how, progress=True).summary())
-        return
-    existing = find_existing(options.source, raw, out, **what)
-    if existing is not None:
+
+    existing = None if options.plain else find_existing(options.source, raw, out, **what)
+    if options.plain:
+        work(False)
+    elif existing is not None:
         print(existing.summary())
-        return
+    else:
+        from flows.preprocess import PreprocessOptions
 
-    from flows.preprocess import PreprocessOptions, preprocess_flow
-
-    request = {"source": options.source, "raw": tuple(map(str, raw)), "out": str(out)}
-    preprocess_flow(PreprocessOptions(**request, **what, **how))
+        request = {"source": options.source, "raw": tuple(map(str, raw)), "out": str(out)}
+        record("flows.deployments.preprocess.preprocess_flow", PreprocessOptions(**request, **what, **how), work)
 
 
 def _add_verify(commands: Any) -> None:
@@ -197,8 +218,8 @@ def _repair(options: argparse.Namespace) -> None:
 def _add_stats(commands: Any) -> None:
     sub = command(commands, "stats", _stats, "measure the quality of a store's data")
     _add_data(sub)
-    sub.add_argument("--html", type=Path, metavar="FILE", help="write the data quality page")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    sub.add_argument("--html", type=local_path, metavar="FILE", help="write the data quality page")
+    sub.add_argument("--json", type=local_path, metavar="FILE", help="write the numbers")
 
 
 def _stats(options: argparse.Namespace) -> None:
@@ -211,7 +232,7 @@ def _add_diff_recipes(commands: Any) -> None:
     sub = command(commands, "diff-recipes", _diff_recipes, "show, sample by sample and in sum, where two stores differ")
     sub.add_argument("a", metavar="DATA_A", help="a store's folder")
     sub.add_argument("b", metavar="DATA_B", help="another one of the same source")
-    sub.add_argument("--csv", type=Path, metavar="FILE", help="write the row of every sample")
+    sub.add_argument("--csv", type=local_path, metavar="FILE", help="write the row of every sample")
 
 
 def _diff_recipes(options: argparse.Namespace) -> None:

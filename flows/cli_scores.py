@@ -1,10 +1,10 @@
 """The commands that score runs, and show what they are worth."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from flows.cli_data import add_loader, add_plain, command, loader_options
+from flows.cli_data import add_loader, add_plain, command, loader_options, local_path, place_text
+from flows.service.recording import record
 
 
 def add_commands(commands: Any) -> None:
@@ -16,12 +16,12 @@ def add_commands(commands: Any) -> None:
 
 def _add_evaluate(commands: Any) -> None:
     sub = command(commands, "evaluate", _evaluate, "score a run's checkpoint on downstream tasks")
-    sub.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
+    sub.add_argument("run", type=local_path, metavar="RUN", help="folder of a pre-training run")
     sub.add_argument(
         "--tasks", default="linear,retrieval", help="comma-separated; all for all that the run and its data allow"
     )
     sub.add_argument("--checkpoint", metavar="NAME", help="file in RUN/checkpoints; without it the last one")
-    sub.add_argument("--data", help="folder of the store when it has moved since pre-training")
+    sub.add_argument("--data", type=place_text, help="folder of the store when it has moved since pre-training")
     sub.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="a.b=v", help="set one value; repeatable"
     )
@@ -30,7 +30,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from flows.evaluate import EvaluateOptions, evaluate, evaluate_flow, finished, left_out, table
+    from flows.evaluate import EvaluateOptions, evaluate, finished, left_out, table
 
     request = EvaluateOptions(
         run=options.run,
@@ -45,17 +45,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     for name, reason in left_out(request).items():
         print(f"left out: {name}: {reason}")
     results = finished(request)
-    if results is None and options.plain:
-        results = evaluate(request, progress=True)
-    if results is None:
-        evaluate_flow(request)
+
+    def work(begun: bool) -> None:
+        print(table(evaluate(request, progress=True) if results is None else results))
+
+    if options.plain or results is not None:
+        work(False)
     else:
-        print(table(results))
+        record("flows.deployments.evaluate.evaluate_flow", request, work)
 
 
 def _add_compare(commands: Any) -> None:
     sub = command(commands, "compare", _compare, "print the scores of several runs side by side, beside published ones")
-    sub.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="a scored run, or a file of its results")
+    sub.add_argument(
+        "results", type=local_path, nargs="+", metavar="RESULT", help="a scored run, or a file of its results"
+    )
     sub.add_argument("--baselines", action="store_true", help="also the encoders before training")
     sub.add_argument(
         "--pool-seeds", action="store_true", help="runs that differ in nothing but the seed become one: mean, deviation"
@@ -74,8 +78,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _add_report(commands: Any) -> None:
     sub = command(commands, "report", _report, "write one self-contained HTML page about a run, or about several")
-    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a pre-training run")
-    sub.add_argument("--out", type=Path, help="the page; without it RUN/report.html of a single run")
+    sub.add_argument("runs", type=local_path, nargs="+", metavar="RUN", help="folder of a pre-training run")
+    sub.add_argument("--out", type=local_path, help="the page; without it RUN/report.html of a single run")
     sub.add_argument("--title", help="stands above; without it what the runs are")
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.cli_data import command
+from flows.cli_data import command, local_path
 from shards.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def _add_prune(commands: Any) -> None:
 
 def _add_folders(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "folders", type=Path, nargs="*", default=[Path()], metavar="FOLDER", help="where to look, all below"
+        "folders", type=local_path, nargs="*", default=[Path()], metavar="FOLDER", help="where to look, all below"
     )
 
 

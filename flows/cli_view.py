@@ -1,10 +1,9 @@
 """The command that shows one sample and its views."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from flows.cli_data import command
+from flows.cli_data import command, local_path
 from shards.catalog import DATASETS
 
 
@@ -25,7 +24,7 @@ def add_view(commands: Any) -> None:
     sub.add_argument("--step", type=int, default=0, help="global batch of the epoch, for what a whole batch shares")
     sub.add_argument("--frames", type=int, metavar="T", help="of a method's views; without it the method's own")
     sub.add_argument("--dataset", metavar="DATASET", choices=DATASETS, help="whose store holds the sample: %(choices)s")
-    sub.add_argument("--out", type=Path, metavar="FILE", help="the page; without it KEY.html")
+    sub.add_argument("--out", type=local_path, metavar="FILE", help="the page; without it KEY.html")
 
 
 def _view(options: argparse.Namespace) -> None:
@@ -35,7 +34,7 @@ def _view(options: argparse.Namespace) -> None:
     request = ViewRequest(
         data=place(options.data),
         key=options.key,
-        views=options.views,
+        views=str(local_path(options.views)),
         stream=options.stream,
         seed=options.seed,
         epoch=options.epoch,

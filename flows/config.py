@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from models.objectives.pcm3pp import PCM3PPConfig, check_config
 from models.training import distributed
 from models.training.schedule import TrainConfig
+from pipelines.augmentations.mixing import MIN_ROWS
 from pipelines.loaders.order import WINDOW
 from pipelines.views.methods import PCM3PPViewsConfig
 from shards.catalog import dataset
@@ -19,6 +20,10 @@ from shards.errors import ConfigError
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Stream = Literal["joint", "bone", "motion"]
+
+# an epoch's order is made at once; that of more samples than these would not fit in memory
+SourceWeight = Annotated[float, Field(gt=0, le=1000)]
+SourceSamples = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class Frozen(BaseModel):
@@ -41,8 +46,8 @@ class SourceConfig(Frozen):
 
     dataset: str
     protocol: str
-    weight: float = Field(1.0, gt=0)
-    samples: int | None = Field(None, ge=1)
+    weight: SourceWeight = 1.0
+    samples: SourceSamples | None = None
     classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
 
@@ -62,8 +67,8 @@ class DataConfig(Frozen):
     protocol: str
     stream: Stream = "joint"
     window: int = Field(WINDOW, ge=0)
-    weight: float = Field(1.0, gt=0)
-    samples: int | None = Field(None, ge=1)
+    weight: SourceWeight = 1.0
+    samples: SourceSamples | None = None
     classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     also: tuple[SourceConfig, ...] = ()
 
@@ -109,6 +114,11 @@ class PretrainConfig(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> "PretrainConfig":
         queue, batch = self.objective.queue_size, self.train.batch_size
+        if batch < MIN_ROWS:
+            raise ValueError(
+                f"train.batch_size is {batch}, expected at least {MIN_ROWS}: each sample is mixed with another one of"
+                " the batch"
+            )
         if queue <= batch:
             raise ValueError(f"objective.queue_size is {queue}, expected more than train.batch_size {batch}")
         if queue % batch:  # as JHang2020/PCM3 asserts: all keys of a step are then of one age

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-from prefect import flow
-
-from flows.evaluate import EvaluateOptions, evaluate_flow
-from flows.preprocess import PreprocessOptions, preprocess_flow
-from flows.pretrain import PretrainOptions, pretrain_flow
+from flows.evaluate import EvaluateOptions, evaluate, table
+from flows.preprocess import PreprocessOptions, preprocess
+from flows.pretrain import PretrainOptions, pretrain, summary
 from flows.report import write_report
-from flows.tracking import attempt, link, name_run
 from pipelines.synthetic import synthesize
 
 # From the recipe for small data, what two cores do in a few minutes. The synthetic bodies need a lower rate than
@@ -35,31 +32,55 @@ def archives(raw: Path) -> Path:
     return raw
 
 
-@flow(name="demo")
-def demo_flow(out: str = "demo") -> str:
-    """Synthetic archives -> shards -> PCM3++ -> scores -> report; each reuses what is there.
+class Steps:
+    """How the demo takes its steps: as plain functions that say what came out."""
+
+    def archives(self, raw: Path) -> Path:
+        """Make the archives; their folder."""
+        return archives(raw)
+
+    def preprocess(self, options: PreprocessOptions) -> str:
+        """Convert them; the folder of the store."""
+        result = preprocess(options, progress=True)
+        print(result.summary())
+        return str(result.folder)
+
+    def pretrain(self, options: PretrainOptions) -> None:
+        """Train."""
+        print(summary(pretrain(options, progress=True)))
+
+    def evaluate(self, options: EvaluateOptions) -> None:
+        """Score."""
+        print(table(evaluate(options, progress=True)))
+
+    def report(self, run: Path, page: Path, title: str) -> Path:
+        """Write the page."""
+        return write_report([run], page, title=title)
+
+
+def demo(folder: Path, steps: Steps | None = None) -> Path:
+    """Synthetic archives -> shards -> PCM3++ -> scores -> report; each reuses what is there. Returns the page.
 
     Args:
-        out: folder for everything the demo makes.
+        folder: for everything the demo makes.
+        steps: how to take each.
     """
-    folder = Path(out)
-    name_run(f"demo in {folder.name}", run=folder.name)
+    steps = steps or Steps()
     print("1/5  synthetic NTU RGB+D archives (licence-free, in the official format)")
-    raw = attempt("archives", archives)(folder / "raw")
+    raw = steps.archives(folder / "raw")
     print("2/5  raw archives -> store and shards")
-    store = preprocess_flow(PreprocessOptions(source="ntu", raw=(str(raw),), out=str(folder / "data")))
+    store = steps.preprocess(PreprocessOptions(source="ntu", raw=(str(raw),), out=str(folder / "data")))
     print("3/5  PCM3++ pre-training, without labels")
     run = folder / "run"
-    pretrain_flow(
+    steps.pretrain(
         PretrainOptions(
             method="pcm3pp-small", data=store, dataset="ntu60", protocol="xview", run=run, overrides=OVERRIDES
         )
     )
     print("4/5  linear and retrieval scores, beside the untrained encoder and the coordinates themselves")
-    evaluate_flow(EvaluateOptions(run=run))
+    steps.evaluate(EvaluateOptions(run=run))
     print("5/5  report")
     title = "PCM3++ on synthetic recordings, whose motions are made up"
-    page = attempt("report", write_report)([run], folder / "report.html", title=title)
-    link("demo-report", page, "the report")
+    page = steps.report(run, folder / "report.html", title)
     print(f"report: {page}")
-    return str(page)
+    return page

@@ -28,7 +28,8 @@ def diff_recipes(a: Place, b: Place, csv: Path | None = None, progress: bool = F
 
     Raises:
         ConfigError: they are of different sources.
-        StoreError: one is unfinished or damaged, or the file cannot be written.
+        StoreError: one is unfinished or damaged.
+        DiskError: the file cannot be written.
     """
     found = differences(a, b, progress=progress)
     lines = [summary(found)]

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-from prefect import flow
 from pydantic import ConfigDict, Field
 
 from flows.config import DataConfig, Frozen, PretrainConfig, SourceConfig, leaf_keys, read_config
 from flows.importing import read_import
-from flows.options import LoaderOptions, PlaceText
-from flows.pretrain import AlsoOptions, PretrainOptions, pretrain, summary
+from flows.options import LoaderOptions, LocalPath, PlaceText
+from flows.pretrain import AlsoOptions, PretrainOptions, pretrain
 from flows.recipes import recipe
 from flows.run_folder import RunRecord, read_run
 from models.training.checkpoint import latest_checkpoint, read_header
@@ -26,7 +25,7 @@ class DistillOptions(Frozen):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    run: Path
+    run: LocalPath
     """Folder of a run whose main stage is finished; it becomes the run with both stages."""
 
     epochs: int = Field(151, ge=1)
@@ -150,20 +149,3 @@ def distill(options: DistillOptions, *, progress: bool = False) -> TrainResult:
         }
     )
     return pretrain(request, progress=progress)
-
-
-@flow(name="distill", validate_parameters=True)
-def distill_flow(options: DistillOptions, progress: bool = True) -> str:
-    """Add post-distillation to a finished run; returns the checkpoint's path.
-
-    Args:
-        options: which run, and for how long.
-        progress: show a bar in the terminal.
-    """
-    from flows.tracking import attempt, link, name_run, tell
-
-    name_run(f"distill {options.run.name}", run=options.run.name)
-    result = attempt(f"distill-{options.run.name}", distill)(options, progress=progress)
-    link(f"distilled-{options.run.name}", options.run, "The run's folder")
-    tell(summary(result))
-    return str(result.checkpoint)

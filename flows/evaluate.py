@@ -1,31 +1,27 @@
-"""Downstream tasks from one checkpoint, as a plain function and as a Prefect flow.
+"""Downstream tasks from one checkpoint, resumed row by row.
 
 Each task is run for the trained encoder and, so that a number means something, for the same encoder before training;
 where there is nothing to train also for the coordinates themselves. Every row is stored as soon as it is scored.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from prefect import flow
 from pydantic import ConfigDict
 
-from flows import tracking
 from flows.build import pick_device
 from flows.config import Frozen, apply_overrides, read_config
-from flows.events import failure_told
 from flows.guard import check_evaluate
 from flows.lease import leased
-from flows.options import LoaderOptions, PlaceText
+from flows.options import LoaderOptions, LocalPath, PlaceText
 from flows.run_folder import read_run, versions
 from flows.tasks.bench import Bench, Benchmark, Source, Subject, scoring
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
 from flows.tasks.summary import aligned, lines, of_task, subjects
-from flows.tracking import attempt, link, markdown, name_run, tell
 from models.evaluation.results import Setting, TaskResult, hardware, write_results
 from models.training.checkpoint import latest_checkpoint
 from shards.errors import CheckpointError, ConfigError
@@ -40,7 +36,7 @@ class EvaluateOptions(Frozen):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    run: Path
+    run: LocalPath
     """Folder of a pre-training run."""
 
     checkpoint: str | None = None
@@ -82,14 +78,15 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
         CheckpointError: the run has no checkpoint, or it is of another data fingerprint.
         ShortageError: disk or memory is short.
     """
-    bench = _bench(options, progress=progress)
-    names = _tasks(options, bench)
+    bench = open_bench(options, progress=progress)
+    names = wanted_tasks(options, bench)
     done = _finished(bench, names)
     if done is not None:
         return done
+    _refuse(_waiting(bench, names))
     with leased(bench.device, share=options.share_gpu, about=f"scoring {options.run}") as (device,):
         if device != bench.device:
-            bench = _bench(options.model_copy(update={"device": str(device)}), progress=progress)
+            bench = open_bench(options.model_copy(update={"device": str(device)}), progress=progress)
         check_evaluate(bench, names)
         with scoring(bench.source.results):
             return [result for name in names for result in _score(bench, name)]
@@ -97,16 +94,18 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
 
 def finished(options: EvaluateOptions) -> list[TaskResult] | None:
     """The stored results of all these tasks with the same options, data and checkpoint, else None; errors as there."""
-    bench = _bench(options)
-    return _finished(bench, _tasks(options, bench))
+    bench = open_bench(options)
+    # what has all its rows could be scored; to look at the data again would take longer than to find them
+    done = None if options.tasks == (ALL,) else _finished(bench, options.tasks)
+    return done if done is not None else _finished(bench, wanted_tasks(options, bench))
 
 
 def _finished(bench: Bench, names: Sequence[str]) -> list[TaskResult] | None:
-    found = _rows(bench, names)
-    return found if len(found) == _count(bench, names) else None
+    found = found_rows(bench, names)
+    return found if len(found) == count_rows(bench, names) else None
 
 
-def _rows(bench: Bench, names: Sequence[str]) -> list[TaskResult]:
+def found_rows(bench: Bench, names: Sequence[str]) -> list[TaskResult]:
     """The wanted rows of these tasks that are there."""
     found = []
     for name in names:
@@ -115,7 +114,7 @@ def _rows(bench: Bench, names: Sequence[str]) -> list[TaskResult]:
     return found
 
 
-def _count(bench: Bench, names: Sequence[str]) -> int:
+def count_rows(bench: Bench, names: Sequence[str]) -> int:
     """How many rows are wanted of these tasks."""
     return sum(len(_wanted(bench.options, name)) for name in names)
 
@@ -124,22 +123,48 @@ def left_out(options: EvaluateOptions) -> dict[str, str]:
     """The tasks that "all" leaves out here, and why."""
     if options.tasks != (ALL,):
         return {}
-    bench = _bench(options)
-    reasons = {name: known.lacks(bench) for name, known in TASKS.items()}
+    bench = open_bench(options)
+    lacking = _lacking(bench, TASKS)
+    return lacking | _waiting(bench, [name for name in TASKS if name not in lacking])
+
+
+def _lacking(bench: Bench, names: Iterable[str]) -> dict[str, str]:
+    """Of these tasks those that cannot be run here, and why."""
+    reasons = {name: TASKS[name].lacks(bench) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _tasks(options: EvaluateOptions, bench: Bench) -> tuple[str, ...]:
-    if options.tasks == (ALL,):
-        return tuple(name for name, known in TASKS.items() if known.lacks(bench) is None)
-    for name in options.tasks:
-        reason = TASKS[name].lacks(bench)
-        if reason is not None:
-            raise ConfigError(f"--tasks {name}: {reason}")
-    return options.tasks
+def _waiting(bench: Bench, names: Sequence[str]) -> dict[str, str]:
+    """Of these tasks, in this order, those for which something is not there yet, and what."""
+    reasons = {name: TASKS[name].waits(bench, names[:number]) for number, name in enumerate(names)}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _bench(options: EvaluateOptions, *, progress: bool = False) -> Bench:
+def wanted_tasks(options: EvaluateOptions, bench: Bench) -> tuple[str, ...]:
+    every = options.tasks == (ALL,)
+    names = tuple(TASKS) if every else options.tasks
+    lacking = _lacking(bench, names)
+    if not every:
+        _refuse(lacking)
+        return names
+    possible = [name for name in names if name not in lacking]
+    waiting = _waiting(bench, possible)
+    wanted = tuple(name for name in possible if name not in waiting)
+    if not wanted:
+        first, reason = next(iter(lacking.items()))
+        raise ConfigError(
+            f"--tasks {ALL}: found no task that this run and its data allow, expected one at least; {first}: {reason}"
+        )
+    return wanted
+
+
+def _refuse(reasons: Mapping[str, str]) -> None:
+    """Refuse tasks that were asked for by name."""
+    for name, reason in reasons.items():
+        raise ConfigError(f"--tasks {name}: {reason}")
+
+
+def open_bench(options: EvaluateOptions, *, progress: bool = False) -> Bench:
     record, config = read_run(options.run), read_config(options.run / "config.json")
     folder = find_store(place(options.data or record.store), config.data.dataset)
     benchmark = Benchmark.of_run(config, folder, options.loader, pick_device(options.device))
@@ -261,52 +286,3 @@ def _checkpoint_path(options: EvaluateOptions) -> Path:
 
 def _results_path(source: Source, name: str) -> Path:
     return source.results / f"{name}.json"
-
-
-@flow(name="evaluate", validate_parameters=True)
-def evaluate_flow(options: EvaluateOptions, progress: bool = True) -> str:
-    """Score a run's checkpoint; returns the folder of the results.
-
-    Args:
-        options: which run, which tasks.
-        progress: show bars in the terminal.
-    """
-    with failure_told(options.run, options.tasks):
-        return _evaluated(options, progress)
-
-
-def _evaluated(options: EvaluateOptions, progress: bool) -> str:
-    config = read_config(options.run / "config.json")
-    name_run(f"{', '.join(options.tasks)}: {config.title}", run=options.run.name, **config.tags)
-    bench = attempt("open-run", _bench)(options)
-    names, key = _tasks(options, bench), options.run.name
-    before, count = _rows(bench, names), _count(bench, names)
-    with tracking.progress(f"{key}-scores-progress", "rows scored", lambda: (len(_rows(bench, names)), count)):
-        results = attempt("evaluate-" + "-".join(options.tasks), evaluate)(options, progress=progress)
-    tell(table(results))
-    tracking.table(f"{key}-scores", _score_rows(results), f"scores of {options.run.name} in per cent")
-    link(f"{key}-results", results_folder(options), "the results: scores, curves, what each class got")
-    markdown(f"{key}-scores-provenance", _provenance(bench, before), "what these scores are made of")
-    return str(results_folder(options))
-
-
-def _score_rows(results: Sequence[TaskResult]) -> list[dict[str, str]]:
-    found = lines(results)
-    names = subjects(found)
-    return [
-        {"task": line.task, "setting": line.setting} | {name: line.scores.get(name, "") for name in names}
-        for line in found
-    ]
-
-
-def _provenance(bench: Bench, before: Sequence[TaskResult]) -> str:
-    source = bench.source
-    saved = sum(row.seconds for row in before)
-    return "\n".join(
-        (
-            f"- found {len(before)} rows scored: {saved:.3g} s saved" if before else "- all rows scored anew",
-            f"- checkpoint {source.checkpoint.name}, SHA-256 `{source.sha256}`",
-            f"- data `{source.fingerprint}`",
-            f"- {', '.join(f'{name} {number}' for name, number in versions().items())}; {hardware(bench.device)}",
-        )
-    )

@@ -7,16 +7,16 @@ Within a flow run Prefect adds the flow run, its deployment, work pool and tags 
 `text` is one message for people.
 """
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect.context import FlowRunContext
-from prefect.events import emit_event
-from prefect.settings import get_current_settings
-
 from flows.regression import Change
+from flows.service.client import import_prefect
+from flows.service.server import ServerError
 
 FAILED = "skelstream.evaluation.failed"
 REGRESSED = "skelstream.evaluation.regressed"
@@ -77,6 +77,17 @@ def _fields(change: Change) -> dict[str, Any]:
 
 
 def _emit(event: str, resource: str, name: str, payload: dict[str, Any]) -> bool:
+    if "prefect" not in sys.modules and not os.environ.get("PREFECT_API_URL"):
+        return False
+    try:
+        import_prefect()
+    except ServerError:
+        return False
+
+    from prefect.context import FlowRunContext
+    from prefect.events import emit_event
+    from prefect.settings import get_current_settings
+
     # without this Prefect would start a server, only to tell nobody
     if FlowRunContext.get() is None and not get_current_settings().api.url:
         return False

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from prefect import flow
 from pydantic import ConfigDict
 
 from flows.config import Frozen, PretrainConfig, first_difference, read_config, validated
 from flows.importing import read_import
+from flows.options import LocalPath
 from flows.run_folder import RunRecord, read_run
 from flows.tasks.summary import lines, stored, subjects
 from flows.whole_folder import whole_folder
@@ -30,13 +30,13 @@ class ExportOptions(Frozen):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    run: Path
+    run: LocalPath
     """Folder of a pre-training run."""
 
-    checkpoint: Path | None = None
+    checkpoint: LocalPath | None = None
     """One of its checkpoints; without it the last."""
 
-    out: Path | None = None
+    out: LocalPath | None = None
     """New or empty folder, or one that holds this very export; without it `export` in the run's."""
 
 
@@ -117,19 +117,3 @@ def _card(run: Path, path: Path, config: PretrainConfig, record: RunRecord, chec
         parameters=sum(tensor.numel() for tensor in encoder_state(checkpoint).values() if tensor.is_floating_point()),
         tree=config.model_dump_json(indent=2),
     )
-
-
-@flow(name="export", validate_parameters=True)
-def export_flow(options: ExportOptions) -> str:
-    """Write a run's encoder as safetensors and ONNX, with a model card; returns the folder.
-
-    Args:
-        options: which run, which checkpoint, and where to.
-    """
-    from flows.tracking import attempt, link, name_run
-
-    out = options.out or options.run / "export"
-    name_run(f"export {options.run.name}", run=options.run.name)
-    attempt(f"export-{options.run.name}", export)(options.run, options.checkpoint, out)
-    link(f"export-{options.run.name}", out, "The exported encoder")
-    return str(out)

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.config import DataConfig, Frozen, PretrainConfig, Stream, check_protocol, read_config, validated
-from flows.options import PlaceText
+from flows.options import LocalPath, PlaceText
 from flows.recipes import recipe
 from flows.run_folder import RunRecord, new_record, write_model, write_run
 from flows.whole_folder import whole_folder
@@ -24,8 +24,8 @@ class ImportOptions(Frozen):
     """Which file, and the store on which its encoder will be evaluated. See `skelstream import-checkpoint --help`."""
 
     method: Method
-    file: Path
-    run: Path
+    file: LocalPath
+    run: LocalPath
     data: PlaceText
     dataset: str
     protocol: str

@@ -14,12 +14,15 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from flows.machine.packages import own_environment
+from flows.machine.threads import defaults
 from flows.rank import RUN_ID, USER, left_errors
+from shards.cores import count_cores
 from shards.errors import SkelstreamError
+from shards.signals import ending_signals
 
 # a rank asked to leave finishes its step and writes a checkpoint; of full size it takes 0.6 GB
 _SECONDS_TO_LEAVE = 120
-_SIGNALS = "SIGTERM,SIGINT"
 _MEETING = "SKELSTREAM_MEETING"  # see models.training.distributed.process_group
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
@@ -29,11 +32,11 @@ class RankError(SkelstreamError):
 
 
 def launch(arguments: Sequence[str], ranks: int) -> None:
-    """Run `python ARGUMENTS` in that many ranks of this machine, and wait for them.
+    """Run `python -P ARGUMENTS` in that many ranks of this machine, and wait for them.
 
-    They meet in a file and talk over the loopback interface. SIGINT and SIGTERM are passed on to them, then take their
-    usual course here; signals are left alone outside the main thread, where Python cannot take them. If a rank fails,
-    the others are told to leave.
+    They meet in a file and talk over the loopback interface. Signals that end a process are passed on to them, then
+    take their usual course here; they are left alone outside the main thread, where Python cannot take them. If a rank
+    fails, the others are told to leave.
 
     Raises:
         RankError: a rank failed.
@@ -55,13 +58,13 @@ def launch(arguments: Sequence[str], ranks: int) -> None:
             local_addr="127.0.0.1",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            signals_to_handle=_SIGNALS,
+            signals_to_handle=_signal_names(),
             shutdown_timeout=_SECONDS_TO_LEAVE,
         )
         number = None
         try:
             # it expands $ in arguments
-            elastic_launch(config, sys.executable)(*(argument.replace("$", "$$") for argument in arguments))
+            elastic_launch(config, sys.executable)("-P", *(argument.replace("$", "$$") for argument in arguments))
         except SignalException as interruption:
             number = interruption.sigval
             _raise_users_error(Path(folder))
@@ -118,21 +121,26 @@ def _quiet() -> Iterator[None]:
 def _environment(ranks: int, folder: Path) -> Iterator[None]:
     """What the ranks inherit; variables that the user has set stay."""
     wanted = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+        "OMP_NUM_THREADS": str(max(1, count_cores() // ranks)),
         # torch's own store listens on all interfaces, so that the ranks meet in a file instead
         _MEETING: (folder / "meeting").as_uri(),
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": _SIGNALS,  # the launcher sets it for good
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": _signal_names(),  # the launcher sets it for good
         "GLOO_SOCKET_IFNAME": _LOOPBACK,
         "NCCL_SOCKET_IFNAME": _LOOPBACK,
     }
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ |= added
+    former = dict(os.environ)
+    os.environ |= {name: value for name, value in wanted.items() if name not in former or name in defaults}
+    os.environ["PYTHONPATH"] = own_environment()["PYTHONPATH"]
     try:
         yield
     finally:
-        for name in added:
-            del os.environ[name]
+        os.environ.clear()
+        os.environ.update(former)
+
+
+def _signal_names() -> str:
+    return ",".join(number.name for number in ending_signals())
 
 
 @contextmanager
@@ -141,7 +149,7 @@ def _own_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.getsignal(number) for number in ending_signals()}
     try:
         yield
     finally:

@@ -3,9 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-PlaceText = Annotated[str, BeforeValidator(str)]
+from shards.paths import expand_home
+
+
+def _expand_place(text: str) -> str:
+    return text if "://" in text else str(expand_home(text))
+
+
+LocalPath = Annotated[Path, AfterValidator(expand_home)]
+"""A path of this machine, whose `~` is a home folder."""
+
+PlaceText = Annotated[str, BeforeValidator(str), AfterValidator(_expand_place)]
 """A path or URL; JSON and Prefect's forms know only text."""
 
 LoaderKind = Literal["auto", "resident", "stream", "dali"]
@@ -27,5 +37,5 @@ class LoaderOptions(BaseModel):
 
     loader: LoaderKind = "auto"
     workers: int | None = Field(None, ge=0)
-    cache: Path | None = None
-    cache_gb: float | None = Field(None, gt=0)
+    cache: LocalPath | None = None
+    cache_gb: float | None = Field(None, gt=0, le=1e9)

@@ -1,19 +1,16 @@
-"""Pre-training: shards -> views -> objective -> checkpoints, as a plain function and as a Prefect flow."""
+"""Pre-training: shards -> views -> objective -> checkpoints, resumable, on one device or on ranks."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from prefect import flow
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from flows import rank, tracking
+from flows import rank
 from flows.build import Side, build_objective, open_views, pick_device, pick_ranks_device
 from flows.config import (
     DataConfig,
@@ -29,19 +26,17 @@ from flows.guard import check_pretrain
 from flows.importing import read_import
 from flows.launch import launch
 from flows.lease import leased, visible
-from flows.options import LoaderOptions, PlaceText
+from flows.options import LoaderOptions, LocalPath, PlaceText
 from flows.recipes import recipe
 from flows.run_folder import RunRecord, alone, new_record, read_run, write_run
 from flows.tasks.bench import Benchmark
-from flows.tracking import attempt, line_chart, link, markdown, name_run, picture, table, tell
 from models import collectives
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
 from models.training.checkpoint import latest_checkpoint, read_header
 from models.training.distributed import agree, leader_first, process_group, together
-from models.training.engine import Probe, TrainResult, train
+from models.training.engine import Probe, TrainResult, has_begun, train
 from models.training.precision import check_precision
-from models.training.runlog import LOG, read_log
 from models.training.schedule import check_schedule
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.split import Split, open_split
@@ -82,7 +77,7 @@ class PretrainOptions(Frozen):
     loader: LoaderOptions = LoaderOptions()
     """How samples reach the device; no result depends on it."""
 
-    run: Path
+    run: LocalPath
     """Folder of the run: checkpoints, log, and later its scores."""
 
     overrides: tuple[str, ...] = ()
@@ -153,6 +148,7 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
     else:
         device = pick_ranks_device(options.device, options.gpus)
         if options.gpus > 1:
+            check_precision(config.train.precision, device)
             _open(options, config)  # a user's error is told before a wait
             return _launched(options, options.gpus, device, progress)
     with process_group(device) as own, ExitStack() as held:
@@ -163,7 +159,7 @@ def _launched(options: PretrainOptions, ranks: int, device: torch.device, progre
     """Train in ranks of this machine."""
     request = options.model_copy(update={"gpus": None, "device": device.type})
     with _leased(options, device, ranks) as gpus, visible(gpus):
-        launch(["-m", "flows.rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
+        launch(["-m", "flows.cli_rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
     result = finished(options)
     assert result is not None, "the ranks ended well without the last checkpoint"
     return result
@@ -205,17 +201,23 @@ def _train(
     if progress:
         print(f"loader: {views.about}", file=sys.stderr)
     leader_first(lambda: _check_resumable(options, record, config, len(views)))
+    # whatever can fail comes before the folder is taken, so that a failure leaves none
+    probe = together(lambda: _retrieval_probe(folders[0], config, options, device) if _probes(config) else None)
+    objective = together(lambda: build_objective(config).to(device))
     with closing(views):
 
         def take_folder() -> bool:
             """Take the folder; whether a run has begun in it."""
             held.enter_context(alone(options.run))
+            begun = has_begun(options.run)
+            if begun:  # perhaps by another process, while this one waited
+                _refuse_other(options, config)
             write_run(options.run, config, record)
-            return _begun(options.run)
+            return begun
 
         begun = leader_first(take_folder)
         return train(
-            build_objective(config).to(device),
+            objective,
             views,
             train_config,
             options.run,
@@ -226,7 +228,7 @@ def _train(
                 "config": _tree(config),
             },
             resume=options.resume and begun,
-            probe=_retrieval_probe(folders[0], config, options, device) if _probes(config) else None,
+            probe=probe,
             device=device,
             progress=progress,
         )
@@ -234,7 +236,12 @@ def _train(
 
 def _open(options: PretrainOptions, config: PretrainConfig) -> tuple[list[Place], Split]:
     folders = _stores(options, config)
-    return folders, open_mixture(folders, config)
+    split, batch = open_mixture(folders, config), config.train.batch_size
+    samples = sum(source.samples for source in split.sources)
+    if samples < batch:
+        names = " and ".join(source.name for source in split.sources)
+        raise ConfigError(f"{names}: found {samples} samples for an epoch, expected train.batch_size {batch} or more")
+    return folders, split
 
 
 def _probes(config: PretrainConfig) -> bool:
@@ -267,6 +274,7 @@ def finished(options: PretrainOptions) -> TrainResult | None:
     """The result of a run that is complete under the same configuration and data, else None.
 
     With `resume`, options of training may differ: some may change, such as the number of epochs (see `check_schedule`).
+    Where nothing was trained, as after a failure in the first step, all may.
     """
     if read_import(options.run) is not None:
         raise ConfigError(
@@ -276,12 +284,10 @@ def finished(options: PretrainOptions) -> TrainResult | None:
     if not (options.run / "config.json").is_file():
         return None
     config = options.resolve()
-    before = read_config(options.run / "config.json")
-    if options.resume:
-        before = before.model_copy(update={"train": config.train})
-    difference = first_difference(before, config)
-    if difference is not None:
-        raise ConfigError(f"{options.run} holds a run with another configuration: {difference}; choose another --run")
+    if not has_begun(options.run):
+        read_run(options.run)  # else the configuration there is none of ours, and must not be overwritten
+        return None
+    _refuse_other(options, config)
     path = latest_checkpoint(options.run)
     if path is None:
         return None
@@ -291,6 +297,16 @@ def finished(options: PretrainOptions) -> TrainResult | None:
     if header.epoch < config.train.total_epochs:
         return None
     return TrainResult(epochs=header.epoch, steps=header.step, checkpoint=path, curves=())
+
+
+def _refuse_other(options: PretrainOptions, config: PretrainConfig) -> None:
+    """Refuse to go on with a run of another configuration."""
+    before = read_config(options.run / "config.json")
+    if options.resume:
+        before = before.model_copy(update={"train": config.train})
+    difference = first_difference(before, config)
+    if difference is not None:
+        raise ConfigError(f"{options.run} holds a run with another configuration: {difference}; choose another --run")
 
 
 def summary(result: TrainResult) -> str:
@@ -322,10 +338,6 @@ def _check_others(options: PretrainOptions, fingerprints: tuple[str, ...]) -> No
             )
 
 
-def _begun(run: Path) -> bool:
-    return (run / LOG).exists() or latest_checkpoint(run) is not None
-
-
 def _tree(model: Frozen) -> dict[str, Any]:
     return model.model_dump(mode="json")
 
@@ -333,6 +345,10 @@ def _tree(model: Frozen) -> dict[str, Any]:
 def _retrieval_probe(folder: Place, config: PretrainConfig, options: PretrainOptions, device: torch.device) -> Probe:
     """A function that scores an encoder by 1-NN retrieval, train side against test side."""
     benchmark = Benchmark.of_run(config, folder, options.loader, device)
+    try:
+        benchmark.absent_classes()
+    except ConfigError as error:
+        raise ConfigError(f"train.probe_every: {error}; 0 for no scores while training") from error
     sides = {side: benchmark.views(side, benchmark.spec("centre"), batch_size=256) for side in get_args(Side)}
 
     def probe(encoder: nn.Module) -> dict[str, float]:
@@ -341,66 +357,3 @@ def _retrieval_probe(folder: Place, config: PretrainConfig, options: PretrainOpt
         return {"retrieval": retrieval(gallery, query, RetrievalConfig()).accuracy}
 
     return probe
-
-
-@flow(name="pretrain", validate_parameters=True)
-def pretrain_flow(options: PretrainOptions, progress: bool = True) -> str:
-    """Pre-train an encoder; returns the checkpoint's path.
-
-    Args:
-        options: what to train on which data, and where the run lies.
-        progress: show a bar in the terminal.
-    """
-    config = options.resolve()
-    name_run(config.title, run=options.run.name, **config.tags)
-    begun, key = len(read_log(options.run)), options.run.name
-    with tracking.progress(f"{key}-progress", "epochs trained", lambda: _epochs(options.run, config)):
-        result = attempt(f"train-{options.method}", pretrain)(options, progress=progress)
-    tell(summary(result))
-    lines = read_log(options.run)
-    table(f"{key}-epochs", _epoch_rows(lines), f"{summary(result)}; of all epochs at most 20 are shown")
-    if lines:
-        picture(f"{key}-curve", line_chart([line["loss"] for line in lines], "loss"), "loss by epoch")
-    link(f"{key}-folder", options.run, "the run: checkpoints, log, configuration, results")
-    markdown(f"{key}-provenance", _provenance(options.run, config, lines, begun), "what this run is made of")
-    return str(result.checkpoint)
-
-
-def _epochs(run: Path, config: PretrainConfig) -> tuple[int, int]:
-    """Epochs that are done, and all."""
-    return len(read_log(run)), config.train.total_epochs
-
-
-def _epoch_rows(lines: Sequence[dict[str, Any]], most: int = 20) -> list[dict[str, Any]]:
-    """Some epochs, the last one among them."""
-    every = -(-len(lines) // most) or 1
-    probes: dict[str, Any] = dict.fromkeys(name for line in lines for name in line.get("probe", {}))
-    return [
-        {
-            "epoch": line["epoch"] + 1,
-            "loss": round(line["loss"], 4),
-            "rate": line["lr"],
-            **{name: line.get("probe", {}).get(name) for name in probes},
-            "samples/s": round(line["samples_per_second"]),
-            "minutes": round(line["seconds"] / 60, 2),
-        }
-        for line in lines[(len(lines) - 1) % every :: every]
-    ]
-
-
-def _provenance(run: Path, config: PretrainConfig, lines: Sequence[dict[str, Any]], begun: int) -> str:
-    record = read_run(run)
-    hours = sum(line["seconds"] for line in lines[:begun]) / 3600
-    origin = f"found {begun} of {config.train.total_epochs} epochs trained: {hours:.2g} hours saved"
-    return "\n".join(
-        (
-            f"- {origin if begun else 'trained from the beginning'}",
-            f"- data `{record.fingerprint}` (recipe `{record.recipe}`, store `{record.store}`)",
-            *(f"- mixed with data `{fingerprint}`" for fingerprint in record.also),
-            f"- code {record.revision}; {', '.join(f'{name} {number}' for name, number in record.versions.items())}",
-            "",
-            "```json",
-            json.dumps(_tree(config), indent=1),
-            "```",
-        )
-    )

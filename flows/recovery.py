@@ -10,11 +10,8 @@ What happens to a run in a process that a runner or a worker started:
 
 import fcntl
 import os
-import signal
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -32,6 +29,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.schemas.automations import AutomationCore
 from prefect.states import AwaitingRetry, Cancelled
 
+from flows.machine.parent import leave_with_parent
 from shards.errors import SkelstreamError
 
 RUNNING, PENDING = StateType.RUNNING, StateType.PENDING
@@ -45,14 +43,8 @@ MAX_RUNS = 5
 
 AUTOMATIONS = Path(__file__).parent / "automations" / "recovery.yaml"
 
-LEAVE = 150.0
-"""Seconds to leave in order once the parent has died: a step, and a checkpoint of 0.6 GB on a slow disk."""
-
 LOCK = "SKELSTREAM_SERVE_LOCK"
 """Environment variable: a file that a `skelstream serve` and all its flow runs hold, so that the next one knows."""
-
-REPORT = 5.0
-"""Seconds to tell the server; it may be gone too, and Prefect would try for minutes."""
 
 _STARTED = "PREFECT__FLOW_RUN_ID"  # set by Prefect for the process of one flow run
 
@@ -88,40 +80,6 @@ def _hold_lock() -> None:
     path = os.environ.get(LOCK)
     if path is not None:
         fcntl.flock(os.open(path, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
-
-
-def leave_with_parent(every: float = 1.0) -> None:
-    """From now on, when the process that started this one dies, leave as by SIGTERM, and in the end by SIGKILL.
-
-    Args:
-        every: seconds between two looks.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(every)
-        os.kill(os.getpid(), signal.SIGTERM)
-        until = time.monotonic() + LEAVE
-        while _at_work and time.monotonic() < until:
-            time.sleep(0.1)
-        time.sleep(REPORT)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True, name="waits for the end of the parent").start()
-
-
-@contextmanager
-def at_work() -> Iterator[None]:
-    """What this process is for: it may take its time to leave the block."""
-    _at_work.append(True)
-    try:
-        yield
-    finally:
-        _at_work.pop()
-
-
-_at_work: list[bool] = []
 
 
 def tell_cancellation() -> None:

@@ -14,8 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.benchmark.config import BenchmarkConfig, SpecialConfig
-from flows.benchmark.flow import BenchmarkOptions
+from flows.benchmark.config import BenchmarkConfig, BenchmarkOptions, SpecialConfig
 from flows.cli import parser
 from flows.config import DataConfig
 from flows.distill import DistillOptions

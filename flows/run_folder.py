@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from flows.config import Frozen, PretrainConfig
 from shards.errors import ConfigError
-from shards.manifest import Manifest, write_atomic
+from shards.manifest import Manifest, name_refusals, write_atomic
 from shards.places import Place
 
 
@@ -83,9 +83,9 @@ def new_record(store: Place, manifest: Manifest, also: tuple[str, ...] = ()) -> 
 
 
 def write_run(run: Path, config: PretrainConfig, record: RunRecord) -> None:
-    """Write `config.json` and `run.json`."""
-    write_model(run / "config.json", config)
+    """Write `run.json` and, last, `config.json`: a folder with the latter alone is another program's."""
     write_model(run / "run.json", record)
+    write_model(run / "config.json", config)
 
 
 def write_model(path: Path, model: BaseModel) -> None:
@@ -98,9 +98,15 @@ def alone(run: Path) -> Iterator[None]:
     """Hold the only right to train in the folder: a schedule may fire while the last run still trains.
 
     The kernel takes the right back when the process dies, however it dies.
+
+    Raises:
+        ConfigError: another process trains in it.
+        DiskError: nothing can be written there.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
+    with name_refusals(run, what="a run"):
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -8,9 +8,6 @@ import asyncio
 import fcntl
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,24 +16,20 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.recovery import LOCK, TAG, automations, ensure_automations, leave_with_parent, pick_up
+from flows.recovery import LOCK, TAG, automations, ensure_automations, pick_up
+from flows.service.client import check_server, find_named_url
+from flows.service.server import HOST, SERVING, Server, keep_loopback_from_proxies, prefect_home
 from shards.errors import ConfigError, SkelstreamError
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-HOST = "127.0.0.1"
-START = 120.0
-"""Seconds for a server to answer: 6 to 12 on two cores, more where its database is made on a slow disk."""
 
 PAGES = "SKELSTREAM_PAGES"
 """Environment variable of flow runs: where the server gives the pages that lie below the folder of the serve."""
 
 LEAVE = 180.0
-"""Seconds to wait for flow runs of a serve that ended: see `flows.recovery.LEAVE`."""
+"""Seconds to wait for flow runs of a serve that ended: see `flows.machine.parent.LEAVE`."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +50,24 @@ class Served:
 RUN = "runs/pcm3pp-ntu60-xview-joint"
 FLOWS = {
     "preprocess": Served(
-        "flows.preprocess.preprocess_flow",
+        "flows.deployments.preprocess.preprocess_flow",
         {"options": {"source": "ntu", "raw": ["raw"], "out": "data"}, "progress": False},
         limit=1,
     ),
     "pretrain": Served(
-        "flows.pretrain.pretrain_flow",
+        "flows.deployments.pretrain.pretrain_flow",
         {"options": {"data": "data", "dataset": "ntu60", "protocol": "xview", "run": RUN}, "progress": False},
         limit=1,
     ),
-    "evaluate": Served("flows.evaluate.evaluate_flow", {"options": {"run": RUN}, "progress": False}),
+    "evaluate": Served("flows.deployments.evaluate.evaluate_flow", {"options": {"run": RUN}, "progress": False}),
     "benchmark": Served(
-        "flows.benchmark.flow.benchmark_flow", {"options": {"file": "benchmark.yaml"}, "progress": False}, limit=1
+        "flows.deployments.benchmark.benchmark_flow",
+        {"options": {"file": "benchmark.yaml"}, "progress": False},
+        limit=1,
     ),
-    "distill": Served("flows.distill.distill_flow", {"options": {"run": RUN}, "progress": False}, limit=1),
-    "export": Served("flows.export.export_flow", {"options": {"run": RUN}}),
-    "demo": Served("flows.demo.demo_flow", {"out": "demo"}, limit=1),
+    "distill": Served("flows.deployments.distill.distill_flow", {"options": {"run": RUN}, "progress": False}, limit=1),
+    "export": Served("flows.deployments.export.export_flow", {"options": {"run": RUN}}),
+    "demo": Served("flows.deployments.demo.demo_flow", {"out": "demo"}, limit=1),
 }
 
 
@@ -171,35 +166,47 @@ async def _leave(runner: "Runner") -> None:
 @contextmanager
 def _server(port: int) -> Iterator[tuple[str, bool]]:
     """The address of the API, and whether the server is ours; one that is ends with the block."""
-    named = os.environ.get("PREFECT_API_URL")
+    keep_loopback_from_proxies()
+    named = find_named_url()
     if named is not None:
+        check_server(named)
         yield named, False
         return
-    _refuse_used(port)
-    with _alone(), _started(port) as url:
-        os.environ[PAGES] = f"{url.removesuffix('/api')}/skelstream"
-        yield url, True
-
-
-def _refuse_used(port: int) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex((HOST, port)) == 0:
-            raise ConfigError(
-                f"--port {port}: found another process listening on it, expected none; to add flows to a server that"
-                f" runs there: PREFECT_API_URL=http://{HOST}:{port}/api"
-            )
+    with _alone(port), _flow_runs_gone():
+        server = Server(port, pages=True)
+        try:
+            server.wait()
+            os.environ[PAGES] = f"{server.url.removesuffix('/api')}/skelstream"
+            yield server.url, True
+        finally:
+            server.stop()
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Be the only serve of this user's Prefect, once the flow runs of the last one have left."""
-    from prefect.settings import PREFECT_HOME
+def _alone(port: int) -> Iterator[None]:
+    """Be the only serve of this user's Prefect; the others read here where it is."""
+    with (prefect_home() / SERVING).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            where = file.read().strip() or "it is just starting"
+            raise ConfigError(
+                f"found another skelstream serve of this user ({where}), expected to be the only one; serve all"
+                " benchmarks by one command (skelstream serve A.yaml B.yaml), or set another PREFECT_HOME"
+            ) from None
+        file.truncate(0)
+        print(f"http://{HOST}:{port}/api in {Path.cwd()}", file=file, flush=True)
+        yield
 
-    path = Path(PREFECT_HOME.value(), "skelstream-serve.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+@contextmanager
+def _flow_runs_gone() -> Iterator[None]:
+    """Begin once the flow runs of the last serve have left, and hold a lock that our own will hold too."""
+    path = prefect_home() / "skelstream-serve.lock"
     with path.open("w") as file:
         _wait_for(file.fileno(), path)
-        fcntl.flock(file, fcntl.LOCK_SH)  # our flow runs hold it too
+        fcntl.flock(file, fcntl.LOCK_SH)
         os.environ[LOCK] = str(path)
         try:
             yield
@@ -216,76 +223,12 @@ def _wait_for(descriptor: int, path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
-                raise ConfigError(f"{path}: found another skelstream serve, expected to be the only one") from None
+                raise ConfigError(
+                    f"{path}: found flow runs of the last skelstream serve that do not end, expected none; end them"
+                ) from None
             if not told:
                 print("waiting: flow runs of the last serve write their checkpoints", flush=True)
             told = True
             time.sleep(0.5)
         else:
             return
-
-
-@contextmanager
-def _started(port: int) -> Iterator[str]:
-    """A Prefect server on the loopback interface, in a process that ends with this one."""
-    import httpx
-
-    url = f"http://{HOST}:{port}/api"
-    # a session of its own: Ctrl-C is for us, and flow runs that leave still need the server
-    command, settings = [sys.executable, "-m", "flows.serve", str(port)], _settings(port)
-    process = subprocess.Popen(command, env=settings | os.environ, start_new_session=True)
-    try:
-        until = time.monotonic() + START
-        while True:
-            try:
-                if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            if process.poll() is not None or time.monotonic() > until:
-                raise SkelstreamError(f"{url}: found no Prefect server that starts, expected one; see its words above")
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _settings(port: int) -> dict[str, str]:
-    return {
-        "PREFECT_SERVER_API_HOST": HOST,
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-
-
-async def _page(request: "Request") -> "Response":
-    """A page below the folder of the serve, such as a report."""
-    from starlette.responses import FileResponse, PlainTextResponse
-
-    here = Path.cwd().resolve()
-    path = (here / request.path_params["path"]).resolve()
-    if not path.is_relative_to(here) or path.suffix != ".html" or not path.is_file():
-        return PlainTextResponse("no such page below the folder of this server", status_code=404)
-    return FileResponse(path)
-
-
-def main(port: int) -> None:
-    """Be the server, until SIGTERM comes or the process that started this one is gone."""
-    import uvicorn
-    from prefect.server.api.server import create_app
-    from starlette.routing import Route
-
-    leave_with_parent()
-    app = create_app(final=True)
-    app.router.routes.insert(0, Route("/skelstream/{path:path}", _page))  # before the pages of Prefect, which take all
-    uvicorn.run(app, host=HOST, port=port, log_level="error", timeout_graceful_shutdown=5)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
 
-from prefect import get_run_logger, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -35,7 +35,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.tasks import exponential_backoff
 
-from flows.recovery import at_work, begin, tell_cancellation
+from flows.machine.parent import at_work
+from flows.recovery import begin, tell_cancellation
 from flows.serve import PAGES
 from shards.errors import ConfigError
 from shards.places import Place
@@ -92,6 +93,28 @@ def _answered_busy(error: BaseException) -> bool:
     facts = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
     status = facts.get("HTTPStatusCode") or getattr(error, "status", None)
     return isinstance(status, int) and (status in _AGAIN or 500 <= status < 600)
+
+
+BEGUN, RETURNED = "begun", "returned"
+
+bodies: dict[str, str] = {}
+"""How far the body of each flow of this process has come, by its name: `BEGUN` or `RETURNED`."""
+
+
+def tracked_flow(name: str) -> Callable[[Callable[Inputs, Result]], Flow[Inputs, Result]]:
+    """Make a function a Prefect flow of this name; `bodies` tells whether its body has run."""
+
+    def make(function: Callable[Inputs, Result]) -> Flow[Inputs, Result]:
+        @wraps(function)
+        def body(*arguments: Inputs.args, **named: Inputs.kwargs) -> Result:
+            bodies[name] = BEGUN
+            result = function(*arguments, **named)
+            bodies[name] = RETURNED
+            return result
+
+        return flow(name=name, validate_parameters=True)(body)
+
+    return make
 
 
 def tell(text: str) -> None:
@@ -271,10 +294,22 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
+def give_up_at_once() -> None:
+    """From now on, once something could not be shown, show nothing more: a person waits for the end of the command."""
+    _hurry.set()
+
+
+_hurry, _given_up = threading.Event(), threading.Event()
+
+
 def _shown(what: str, show: Callable[[], Result]) -> Result | None:
     """What `show` returns; when it fails, None and a word in the log."""
+    if _given_up.is_set():
+        return None
     try:
         return show()
     except Exception as error:  # noqa: BLE001 - a server that is gone must not end a training of days
         get_run_logger().warning("not shown: %s: %s: %s", what, type(error).__name__, error)
+        if _hurry.is_set():
+            _given_up.set()
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from shards.errors import ConfigError
-from shards.manifest import sync
+from shards.manifest import name_refusals, sync
 
 
 @contextmanager
@@ -19,20 +19,22 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         ConfigError: `out` holds anything else; it is not touched.
+        DiskError: see `name_refusals`.
     """
     temporary = out.with_name(f".{out.name}.{token_hex(4)}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if _files(out):
-            _check_same(out, temporary)
-            return
-        for path in [*temporary.rglob("*"), temporary]:
-            sync(path)
-        temporary.replace(out)  # an empty folder gives way
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync(out.parent)
+    with name_refusals(out, temporary, "what belongs in it"):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if _files(out):
+                _check_same(out, temporary)
+                return
+            for path in [*temporary.rglob("*"), temporary]:
+                sync(path)
+            temporary.replace(out)  # an empty folder gives way
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync(out.parent)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -50,6 +50,8 @@ def test_the_rule_is_kept() -> None:
         ("flows/build.py", "import webdataset", "webdataset has one door: shards.reader"),
         ("flows/preprocess.py", "import distributed", "dask has one door: pipelines.conversion.runners"),
         ("shards/skeleton.py", "import torch", "torch enters shards only by shards.batch"),
+        ("models/heads.py", "from tqdm import tqdm", "tqdm has one door: shards.progress"),
+        ("flows/pretrain.py", "from flows.tracking import tell", "prefect stays out of the plain functions"),
     ],
 )
 def test_an_import_against_the_rule_fails_the_check(house: Path, module: str, statement: str, contract: str) -> None:

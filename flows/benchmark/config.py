@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from prefect.client.schemas.schedules import CronSchedule
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from flows.config import Frozen, Stream, check_protocol, validated
-from flows.options import LoaderOptions, PlaceText
+from flows.options import LoaderOptions, LocalPath, PlaceText
 from flows.preprocess import PreprocessOptions
+from flows.service.client import import_prefect
+from flows.service.server import ServerError
 from flows.tasks.registry import TASKS
 from shards.errors import ConfigError
 
@@ -68,7 +69,7 @@ class BenchmarkConfig(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: PlaceText
-    runs: Path = Path("runs")
+    runs: LocalPath = Path("runs")
     preprocess: tuple[PreprocessOptions, ...] = ()
     methods: tuple[str, ...] = Field(min_length=1)
     datasets: tuple[str, ...] = Field(min_length=1)
@@ -91,6 +92,18 @@ class BenchmarkConfig(Frozen):
     def folder(self) -> Path:
         """Where the tables and the report lie."""
         return self.runs / "benchmarks" / self.name
+
+
+class BenchmarkOptions(Frozen):
+    """Which benchmark."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    file: LocalPath = Path("benchmark.yaml")
+    """YAML file that describes it; `flows/benchmark/example.yaml` is one."""
+
+    round: str | None = None
+    """Name of an earlier round to go on with; without it the present one."""
 
 
 def read_benchmark(path: Path) -> BenchmarkConfig:
@@ -220,8 +233,17 @@ def _check_own(pretrain: Overrides, evaluate: Overrides, where: str) -> None:
 
 
 def _check_schedule(config: BenchmarkConfig) -> None:
+    if config.schedule is None:
+        return
     try:
-        CronSchedule(cron=config.schedule or "0 0 * * *", timezone=config.timezone)
+        import_prefect()
+    except ServerError:
+        return  # the benchmark runs without it; `skelstream serve`, which keeps schedules, will say why it cannot
+
+    from prefect.client.schemas.schedules import CronSchedule  # not above: a second, and it may fail
+
+    try:
+        CronSchedule(cron=config.schedule, timezone=config.timezone)
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise ConfigError(

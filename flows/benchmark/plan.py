@@ -234,7 +234,8 @@ class _Look:
     ) -> str | None:
         """Why a task cannot be run, as its own check has it; the run need not be there."""
         same = (cell.dataset, cell.protocol, resolved.views.frames, resolved.data.window)
-        key = (name, same, cell.evaluate, cell.stream if name == "fusion" else None)
+        layers = resolved.objective.encoder.layers
+        key = (name, same, layers, cell.evaluate, cell.stream if name == "fusion" else None)
         if key not in self._reasons:
             if same not in self._benchmarks:
                 self._benchmarks[same] = Benchmark.of_run(resolved, store, self.config.loader, self.device)

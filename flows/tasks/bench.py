@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from flows.build import Side, build_encoder, build_objective, open_views, pick_loader
-from flows.config import PretrainConfig
+from flows.config import PretrainConfig, check_protocol
 from flows.options import LoaderOptions, PlaceText
 from flows.tasks.config import EvaluateConfig
 from models.encoders.gru import GRUEncoder
@@ -47,6 +47,15 @@ from shards.places import Place, place
 Subject = Literal["trained", "random encoder", "coordinates"]
 Ids = npt.NDArray[np.int64]
 T = TypeVar("T")
+
+
+def objection(check: Callable[[], object]) -> str | None:
+    """What a check has against a task; None when it passes."""
+    try:
+        check()
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 class Scored(NamedTuple):
@@ -83,8 +92,9 @@ class Benchmark:
 
     @classmethod
     def of_run(cls, config: PretrainConfig, folder: Place, loader: LoaderOptions, device: torch.device) -> Self:
-        """What a run was trained on, in its store."""
+        """What a run was trained on, in its store; ConfigError when the data set has no such protocol."""
         data = config.data
+        check_protocol(data.dataset, data.protocol)
         return cls(folder, data.dataset, data.protocol, data.stream, config.views.frames, data.window, loader, device)
 
     @property
@@ -99,12 +109,21 @@ class Benchmark:
         return open_split(self.folder, self.dataset, self.protocol, side)
 
     def facts(self, side: Side) -> SampleFacts:
-        """Of all samples of a side."""
+        """Of all samples of a side.
+
+        Raises:
+            ConfigError: there are none.
+        """
         if side not in self._facts:
+            manifest, name = self.manifest, f"{self.dataset}/{self.protocol}"
+            if side not in {manifest.cells[shard.cell].memberships.get(name) for shard in manifest.shards}:
+                raise ConfigError(
+                    f"{self.folder}: found no sample of {self.dataset} {self.protocol} {side}, expected at least one"
+                )
             self._facts[side] = sample_facts(self.split(side))
         return self._facts[side]
 
-    def absent_classes(self, ids: Ids | None = None) -> dict[str, Any]:
+    def absent_classes(self, ids: Ids | None = None, held_out: Ids | None = None) -> dict[str, Any]:
         """For the details of a row: classes of which nothing trains, and those of which nothing is tested.
 
         Both are part of the benchmark as it is. A class without training samples is never predicted, so its test
@@ -112,17 +131,25 @@ class Benchmark:
 
         Args:
             ids: of the training samples; None for all of that side.
+            held_out: of those samples of that side that choose an epoch; None for no such choice.
 
         Raises:
-            ConfigError: no test sample is of a class that trains, so that every score would be 0.
+            ConfigError: every score, or every choice, would be the same whatever was learned: a side has no sample, no
+                test sample or none that is held out is of a class that trains, or one class alone trains.
         """
         train, test = self.facts("train"), self.facts("test")
         trained = np.unique(train.label if ids is None else train.label[np.isin(train.sample_id, ids)])
-        tested = np.unique(test.label)
-        if not np.isin(tested, trained).any():
+        tested, where = np.unique(test.label), f"{self.dataset} {self.protocol}"
+        chosen_by = tested if held_out is None else np.unique(train.label[np.isin(train.sample_id, held_out)])
+        for what, found in (("test", tested), ("validation", chosen_by)):
+            if not np.isin(found, trained).any():
+                raise ConfigError(
+                    f"{where}: found training samples of the classes {trained.tolist()} and {what} samples of"
+                    f" {found.tolist()}, expected a class on both sides"
+                )
+        if len(trained) < 2:
             raise ConfigError(
-                f"{self.dataset} {self.protocol}: found training samples of the classes {trained.tolist()} and test"
-                f" samples of {tested.tolist()}, expected a class on both sides"
+                f"{where}: found training samples of class {trained[0]} alone, expected two classes or more"
             )
         every = np.arange(self.num_classes)
         missing, untested = (np.setdiff1d(every, found).tolist() for found in (trained, tested))
@@ -313,7 +340,22 @@ class Bench:
 
     def absent_classes(self) -> dict[str, Any]:
         """As of the benchmark; subjects that validate do not train."""
-        return self.benchmark.absent_classes(None if self.held_out is None else self.held_out[0])
+        return self.benchmark.absent_classes(*(self.held_out or ()))
+
+    def check_layer(self) -> None:
+        """Refuse a layer that the encoder does not have; of a projector its checkpoint alone tells, once it is there.
+
+        Raises:
+            ConfigError: it has no such layer.
+        """
+        layer, layers = self.options.layer, self.config.objective.encoder.layers
+        number = layer.removeprefix("layer")
+        if number.isdecimal() and int(number) > layers:
+            raise ConfigError(
+                f"{self.run}: found an encoder of {layers} layers, expected {layer}, as --set layer asks for"
+            )
+        if layer == "projector" and self.source.checkpoint.is_file():
+            self.reading("trained")
 
     def other(self, dataset: str, protocol: str, data: PlaceText | None) -> Benchmark:
         """Another data set, seen the same way; in the folder of the run's store unless `data` names one.

@@ -1,12 +1,11 @@
 """Options of the downstream tasks; the defaults are the published settings."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from flows.config import Frozen
-from flows.options import PlaceText
+from flows.options import LocalPath, PlaceText
 from models.evaluation.detection.detector import DetectionConfig
 from models.evaluation.features import Layer
 from models.evaluation.few_shot import FewShotConfig
@@ -32,7 +31,7 @@ class SemiConfig(Frozen):
 
     fractions: tuple[Share, ...] = Field(FRACTIONS, min_length=1)
     sampling: tuple[Sampling, ...] = Field(("unstratified", "stratified"), min_length=1)
-    draws: int = Field(5, ge=1)
+    draws: int = Field(5, ge=1, le=1000)
 
 
 class TransferConfig(Frozen):
@@ -56,8 +55,8 @@ class FusionConfig(Frozen):
         bone, motion: folders of those runs; both are needed.
     """
 
-    bone: Path | None = None
-    motion: Path | None = None
+    bone: LocalPath | None = None
+    motion: LocalPath | None = None
 
 
 class DetectionTaskConfig(DetectionConfig):
@@ -100,6 +99,6 @@ class EvaluateConfig(Frozen):
     early: EarlyConfig = EarlyConfig()
     layer: Layer = "last"
     validation: float = Field(0.0, ge=0, lt=1)
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=1000)
     batch_size: int = Field(256, ge=1)
     baselines: bool = True

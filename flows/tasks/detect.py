@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from flows.tasks.bench import Bench, Ids, Scored, Subject, repeats
 from flows.tasks.config import DetectionTaskConfig, EvaluateConfig
@@ -26,6 +25,7 @@ from pipelines.videos.views import TrainWindows, WholeVideos, frame_windows, who
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError, SkelstreamError
 from shards.manifest import write_atomic
+from shards.progress import Progress
 from shards.schema import UNKNOWN
 
 EVENTS = "detections"
@@ -70,6 +70,7 @@ def detection_lacks(bench: Bench) -> str | None:
     if bench.options.layer != "last":
         return f"the layer is {bench.options.layer}: detection reads the encoder's output"
     try:
+        _check_frames(_sides(bench), bench.options.detection)
         _absent(_sides(bench))
     except SkelstreamError as error:
         return str(error)
@@ -131,8 +132,8 @@ def find_all(videos: Videos, scores_of: FrameScores, post: PostProcessing, *, pr
     Raises:
         ConfigError: see `find_actions`.
     """
-    numbers = tqdm(range(len(videos)), desc="videos", unit="video", disable=not progress, leave=False)
-    return concatenate([find_actions(scores_of(number), number, post) for number in numbers])
+    bar = Progress("videos", len(videos), "video", shown=progress, passing=True)
+    return concatenate([find_actions(scores_of(number), number, post) for number in bar.over(range(len(videos)))])
 
 
 def stated(folder: Path, name: str, videos: Videos, found: Events, options: DetectionTaskConfig) -> Scored:
@@ -196,15 +197,32 @@ def _open_sides(bench: Bench) -> Sides:
 
 def _absent(sides: Sides) -> dict[str, list[int]]:
     """Classes (from 0) of which nothing trains or nothing is tested; ConfigError where none is on both sides."""
-    trained, tested = (np.unique(videos.actions()[:, 1] - 1) for videos in (sides.train, sides.test))
-    if not np.isin(tested, trained).any():
-        named = [", ".join(map(str, found.tolist())) for found in (trained, tested)]
-        raise ConfigError(
-            f"{sides.train.store.path}: found training actions of the classes {named[0]} and test actions of"
-            f" {named[1]}, expected a class on both sides"
-        )
+    chosen_by = sides.test if sides.validation is None else sides.validation
+    trained, tested, chosen = (np.unique(videos.actions()[:, 1] - 1) for videos in (sides.train, sides.test, chosen_by))
+    for what, other in (("test", tested), ("validation", chosen)):
+        if not np.isin(other, trained).any():
+            named = [", ".join(map(str, found.tolist())) for found in (trained, other)]
+            raise ConfigError(
+                f"{sides.train.store.path}: found training actions of the classes {named[0]} and {what} actions of"
+                f" {named[1]}, expected a class on both sides"
+            )
     missing, untested = (np.setdiff1d(np.arange(sides.train.num_classes), found) for found in (trained, tested))
     return {"missing_classes": missing.tolist(), "untested_classes": untested.tolist()}
+
+
+def _check_frames(sides: Sides, options: DetectionTaskConfig) -> None:
+    """Refuse videos that the options have no place for.
+
+    Raises:
+        ConfigError: a video to be scored is longer than `post.pad_to`, or one frame alone is to give the statistics of
+            the input norm.
+    """
+    scored = [video for videos in (sides.test, sides.validation) if videos for video in videos.videos]
+    longest, pad_to = max(map(len, scored)), options.post.pad_to
+    if pad_to is not None and longest > pad_to:
+        raise ConfigError(f"detection.post.pad_to is {pad_to}, expected at least {longest}, the frames of a test video")
+    if options.input_norm == "reestimate" and sides.train.num_frames < 2:
+        raise ConfigError("found a single training frame, expected at least 2 for the statistics of the input norm")
 
 
 def _apart(videos: Videos) -> tuple[Ids, str]:

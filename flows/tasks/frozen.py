@@ -1,6 +1,6 @@
 """Tasks on the features of a frozen encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flows.build import Side
 from flows.config import read_config
-from flows.tasks.bench import Bench, Scored, Subject, repeats
+from flows.tasks.bench import Bench, Scored, Subject, objection, repeats
 from flows.tasks.config import EvaluateConfig
 from models.evaluation.class_scores import read_class_scores, write_class_scores
 from models.evaluation.episodes import Episodes, draw_episodes, write_episodes
@@ -26,7 +26,12 @@ from models.evaluation.retrieval import retrieval
 from pipelines.loaders.facts import SampleFacts
 from pipelines.views.downstream import occluded_spec, up_axis
 from pipelines.views.spec import ViewSpec
-from shards.errors import ConfigError, StoreError
+from shards.errors import ConfigError, SkelstreamError, StoreError
+
+
+def head_lacks(bench: Bench) -> str | None:
+    """Why no head on the features can be worth anything, if so."""
+    return objection(bench.check_layer) or objection(bench.absent_classes)
 
 
 def linear_settings(options: EvaluateConfig) -> list[Setting]:
@@ -124,6 +129,15 @@ def one_row(options: EvaluateConfig) -> list[Setting]:
     return [{}]
 
 
+def retrieval_lacks(bench: Bench) -> str | None:
+    """Why there is nothing to retrieve, if so."""
+    reason = objection(bench.check_layer) or objection(bench.benchmark.absent_classes)
+    if reason is not None:
+        return reason
+    gallery, most = len(bench.benchmark.facts("train")), bench.options.retrieval.k[-1]
+    return f"retrieval.k is {most}, expected at most the {gallery} training samples" if most > gallery else None
+
+
 def retrieve(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """The classes of the nearest training samples."""
     # 1-NN on coordinates is by Euclidean distance, which is what "nearest" means for points in metres
@@ -148,30 +162,22 @@ def fusion_lacks(bench: Bench) -> str | None:
         return f"the run is of the stream {bench.config.data.stream}, expected joint"
     if named.bone is None or named.motion is None:
         return "--set fusion.bone=RUN and fusion.motion=RUN, the runs of the other streams, are not given"
+    return head_lacks(bench)
+
+
+def fusion_waits(bench: Bench, before: Collection[str]) -> str | None:
+    """Which class scores are not there yet, if so; those of this run the task linear leaves, where it comes before."""
+    try:
+        for stream in STREAMS[1:] if "linear" in before else STREAMS:
+            _class_scores(bench, stream)
+    except SkelstreamError as error:
+        return str(error)
     return None
 
 
 def fusion(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """The class scores of three runs, one a stream, added up."""
-    setting, folders = linear_settings(bench.options)[0], _folders_of_streams(bench)
-    for stream in STREAMS[1:]:
-        found = read_config(folders[stream].parent / "config.json").data
-        expected = bench.config.data.model_copy(update={"stream": stream})
-        if (found.dataset, found.protocol, found.stream) != (expected.dataset, expected.protocol, stream):
-            raise ConfigError(
-                f"{folders[stream].parent}: found a run on {found.dataset} {found.protocol} {found.stream}, expected"
-                f" {expected.dataset} {expected.protocol} {stream}"
-            )
-    rows = {stream: _linear_row(bench, folder / "linear.json", setting) for stream, folder in folders.items()}
-    paths = {stream: class_scores_path(folder, "linear", subject, setting) for stream, folder in folders.items()}
-    scores = {stream: read_class_scores(path) for stream, path in paths.items()}
-    result = fuse(scores, bench.benchmark.num_classes)
-    for stream, row in rows.items():
-        if result.alone[stream] != row.scores["accuracy"]:
-            raise StoreError(
-                f"{paths[stream]}: found class scores of accuracy {result.alone[stream]}, expected"
-                f" {row.scores['accuracy']} as in linear.json: delete that and score the task linear again"
-            )
+    result = fuse({stream: _class_scores(bench, stream) for stream in STREAMS}, bench.benchmark.num_classes)
     details = {
         "per_class": list(result.weighted_per_class),
         "equal_per_class": list(result.equal_per_class),
@@ -180,11 +186,40 @@ def fusion(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     return Scored({"accuracy": result.weighted, "equal": result.equal, **result.alone}, details)
 
 
+def _class_scores(bench: Bench, stream: str) -> Features:
+    """Those that the linear task of a stream's run has left.
+
+    Raises:
+        ConfigError: the run is of other data, or was not scored as this evaluation would.
+        StoreError: they are not there, or not those of the result beside them.
+    """
+    setting, folder = linear_settings(bench.options)[0], _folders_of_streams(bench)[stream]
+    if folder != bench.source.results:
+        found, expected = read_config(folder.parent / "config.json").data, bench.config.data
+        if (found.dataset, found.protocol, found.stream) != (expected.dataset, expected.protocol, stream):
+            raise ConfigError(
+                f"{folder.parent}: found a run on {found.dataset} {found.protocol} {found.stream}, expected"
+                f" {expected.dataset} {expected.protocol} {stream}"
+            )
+    row, path = (
+        _linear_row(bench, folder / "linear.json", setting),
+        class_scores_path(folder, "linear", "trained", setting),
+    )
+    scores = read_class_scores(path)
+    accuracy, _ = accuracies(scores.values.argmax(dim=1), scores.label, bench.benchmark.num_classes)
+    if accuracy != row.scores["accuracy"]:
+        raise StoreError(
+            f"{path}: found class scores of accuracy {accuracy}, expected {row.scores['accuracy']} as in linear.json:"
+            " delete that and score the task linear again"
+        )
+    return scores
+
+
 def _folders_of_streams(bench: Bench) -> dict[str, Path]:
-    named = bench.options.fusion
-    assert named.bone is not None
-    assert named.motion is not None
-    return {"joint": bench.source.results, "bone": named.bone / "results", "motion": named.motion / "results"}
+    """Of those streams whose runs are named."""
+    others = {stream: getattr(bench.options.fusion, stream) for stream in STREAMS[1:]}
+    named = {stream: folder / "results" for stream, folder in others.items() if folder is not None}
+    return {STREAMS[0]: bench.source.results, **named}
 
 
 def fused_checkpoints(bench: Bench) -> dict[str, Any]:
@@ -271,11 +306,8 @@ def _train_occluded(bench: Bench, subject: Subject, test: Features, masks: Path)
 
 def few_shot_lacks(bench: Bench) -> str | None:
     """Why no episode can be drawn, if so."""
-    try:
-        _draw_episodes(bench, bench.options.few_shot.model_copy(update={"episodes": 2}))
-    except ConfigError as error:
-        return str(error)
-    return None
+    few = bench.options.few_shot.model_copy(update={"episodes": 2})
+    return objection(bench.check_layer) or objection(lambda: _draw_episodes(bench, few))
 
 
 def few_shot_settings(options: EvaluateConfig) -> list[Setting]:

@@ -1,6 +1,6 @@
 """The downstream tasks by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ _BOTH: tuple[Subject, ...] = ("trained", "random encoder")
 _ALL: tuple[Subject, ...] = (*_BOTH, "coordinates")
 
 
-def _always(bench: Bench) -> str | None:
+def _no_wait(bench: Bench, before: Collection[str]) -> str | None:
     return None
 
 
@@ -31,18 +31,22 @@ class Task:
         settings: the rows of the task, for each subject; each is scored, stored and resumed by itself.
         score: scores one of them.
         parts: names of the options in `EvaluateConfig` that change its numbers.
+        lacks: why the task cannot be run here, or would be worthless, by the data and the options alone; None when it
+            can.
         subjects: what is scored; with `baselines=false` the first alone.
         shown: scores of a table, those there are.
-        lacks: why the task cannot be run here; None when it can.
+        waits: what another run, or a task that does not come before in this evaluation (the names of those that do are
+            given), has yet to leave for it; None for nothing.
         other: details of its rows that tell on which other data or runs the numbers depend, as they would be now.
     """
 
     settings: Callable[[EvaluateConfig], list[Setting]]
     score: Callable[[Bench, Subject, Setting], Scored]
     parts: tuple[str, ...]
+    lacks: Callable[[Bench], str | None]
     subjects: tuple[Subject, ...] = _BOTH
     shown: tuple[str, ...] = ("accuracy", "best", "chosen")
-    lacks: Callable[[Bench], str | None] = _always
+    waits: Callable[[Bench, Collection[str]], str | None] = _no_wait
     other: Callable[[Bench], dict[str, Any]] = _nothing
 
     def options(self, config: EvaluateConfig, subject: Subject) -> dict[str, Any]:
@@ -60,43 +64,46 @@ def _dumped(value: Any) -> Any:
 _HEAD = ("linear", "layer", "validation")
 
 TASKS: dict[str, Task] = {
-    "linear": Task(frozen.linear_settings, frozen.linear, _HEAD),
-    "retrieval": Task(frozen.one_row, frozen.retrieve, ("retrieval", "layer"), _ALL, ("accuracy", "mAP")),
+    "linear": Task(frozen.linear_settings, frozen.linear, _HEAD, frozen.head_lacks),
+    "retrieval": Task(
+        frozen.one_row, frozen.retrieve, ("retrieval", "layer"), frozen.retrieval_lacks, _ALL, ("accuracy", "mAP")
+    ),
     "few_shot": Task(
         frozen.few_shot_settings,
         frozen.few_shots,
         ("few_shot", "layer"),
+        frozen.few_shot_lacks,
         _ALL,
         ("accuracy", "interval"),
-        frozen.few_shot_lacks,
     ),
-    "occluded": Task(frozen.occluded_settings, frozen.occluded, ("occluded", *_HEAD)),
-    "robustness": Task(frozen.robustness_settings, frozen.robustness, ("robustness", *_HEAD)),
-    "early": Task(frozen.early_settings, frozen.early, ("early", *_HEAD)),
-    "finetune": Task(tuned.finetune_settings, tuned.tune, ("finetune", "validation")),
-    "semi": Task(tuned.semi_settings, tuned.semi, ("semi", "finetune", "validation"), lacks=tuned.semi_lacks),
+    "occluded": Task(frozen.occluded_settings, frozen.occluded, ("occluded", *_HEAD), frozen.head_lacks),
+    "robustness": Task(frozen.robustness_settings, frozen.robustness, ("robustness", *_HEAD), frozen.head_lacks),
+    "early": Task(frozen.early_settings, frozen.early, ("early", *_HEAD), frozen.head_lacks),
+    "finetune": Task(tuned.finetune_settings, tuned.tune, ("finetune", "validation"), tuned.finetune_lacks),
+    "semi": Task(tuned.semi_settings, tuned.semi, ("semi", "finetune", "validation"), tuned.semi_lacks),
     "transfer": Task(
         tuned.transfer_settings,
         tuned.transfer,
         ("transfer", "finetune"),
-        lacks=tuned.transfer_lacks,
+        tuned.transfer_lacks,
         other=tuned.target_data,
     ),
     "detection": Task(
         detect.detection_settings,
         detect.detection,
         ("detection", "validation"),
+        detect.detection_lacks,
         shown=("mAP@0.1", "mAP@0.3", "mAP@0.5", "mAP_action@0.5", "best mAP@0.5", "chosen mAP@0.5"),
-        lacks=detect.detection_lacks,
         other=detect.video_data,
     ),
     "fusion": Task(
         frozen.one_row,
         frozen.fusion,
         ("fusion", *_HEAD),
+        frozen.fusion_lacks,
         ("trained",),
         ("accuracy", "equal", "joint", "bone", "motion"),
-        frozen.fusion_lacks,
+        frozen.fusion_waits,
         frozen.fused_checkpoints,
     ),
 }

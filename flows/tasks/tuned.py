@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 
 from flows.config import check_protocol
-from flows.tasks.bench import Bench, Benchmark, Ids, Scored, Subject, each, repeats
+from flows.tasks.bench import Bench, Benchmark, Ids, Scored, Subject, each, objection, repeats
 from flows.tasks.config import EvaluateConfig
 from models.evaluation.finetune import FinetuneConfig, FinetuneResult, finetune
 from models.evaluation.results import Setting
 from models.evaluation.subsets import SubsetLists, draw_subset, write_subsets
 from shards.errors import ConfigError, StoreError
+
+
+def finetune_lacks(bench: Bench) -> str | None:
+    """Why no tuned network can be worth anything, if so."""
+    return objection(bench.absent_classes)
 
 
 def finetune_settings(options: EvaluateConfig) -> list[Setting]:
@@ -36,12 +41,8 @@ def semi_settings(options: EvaluateConfig) -> list[Setting]:
 
 
 def semi_lacks(bench: Bench) -> str | None:
-    """Why there is no draw, if so."""
-    try:
-        bench.once("semi", lambda: _draw_subsets(bench))
-    except ConfigError as error:
-        return str(error)
-    return None
+    """Why there is no draw, or none that can be worth anything, if so."""
+    return objection(bench.absent_classes) or objection(lambda: bench.once("semi", lambda: _draw_subsets(bench)))
 
 
 def semi(bench: Bench, subject: Subject, setting: Setting) -> Scored:
@@ -60,7 +61,11 @@ def semi(bench: Bench, subject: Subject, setting: Setting) -> Scored:
 
 
 def _draw_subsets(bench: Bench) -> SubsetLists:
-    """All draws."""
+    """All draws.
+
+    Raises:
+        ConfigError: one twice, or one from which nothing can be learned.
+    """
     options, facts, benchmark = bench.options.semi, bench.benchmark.facts("train"), bench.benchmark
     for name, values in (("fractions", options.fractions), ("sampling", options.sampling)):
         if len(set(values)) < len(values):
@@ -81,18 +86,24 @@ def _draw_subsets(bench: Bench) -> SubsetLists:
         for fraction in options.fractions
         for draw in range(options.draws)
     )
+    for subset in subsets:
+        try:
+            benchmark.absent_classes(np.array(subset.sample_id, dtype=np.int64))
+        except ConfigError as error:
+            sampling = "stratified" if subset.stratified else "unstratified"
+            raise ConfigError(f"{sampling} label fraction {subset.fraction:g}, draw {subset.seed}: {error}") from error
     return SubsetLists(dataset=benchmark.dataset, protocol=benchmark.protocol, subsets=subsets)
 
 
 def transfer_lacks(bench: Bench) -> str | None:
-    """Why the network cannot be transferred, if so."""
+    """Why the network cannot be transferred, or not with a result that is worth anything, if so."""
     target = bench.options.transfer
     if target.dataset == bench.benchmark.dataset:
         return f"the run is on {target.dataset} itself: choose another by --set transfer.dataset=NAME"
+    check_protocol(target.dataset, target.protocol)
     try:
-        check_protocol(target.dataset, target.protocol)
-        _target(bench)
-    except StoreError as error:
+        _target(bench).absent_classes()
+    except (ConfigError, StoreError) as error:
         return str(error)
     return None
 

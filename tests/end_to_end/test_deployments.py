@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,7 @@ def api(place: Path) -> Iterator[SyncPrefectClient]:
         prefect("work-queue", "create", "gpu", "--pool", "skelstream", "--limit", "1")
         (place / "prefect.yaml").write_text(yaml.safe_dump(deployments(), sort_keys=False))
         prefect("deploy", "--all")
-        (place / "recovery.yaml").write_text(AUTOMATIONS.read_text().replace("within: 300", "within: 10"))
-        prefect("automation", "create", "--from-file", "recovery.yaml")
+        prefect("automation", "create", "--from-file", str(AUTOMATIONS))
         yield found
 
 
@@ -98,6 +97,20 @@ def workers(place: Path, api: SyncPrefectClient) -> Iterator[Any]:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "skelstream"]
     with ExitStack() as held:
         yield lambda: held.enter_context(started(command, place, place / "worker.log", env))
+
+
+@contextmanager
+def hasty(api: SyncPrefectClient, name: str, seconds: int) -> Iterator[None]:
+    """One of our automations, but sooner, and for as long as the block only: a busy machine is slow, not dead."""
+    (own,) = (automation for automation in automations() if automation.name == name)
+    assert isinstance(own.trigger, EventTrigger)
+    assert own.trigger.within >= timedelta(minutes=5)
+    trigger = own.trigger.model_copy(update={"within": timedelta(seconds=seconds)})
+    made = api.create_automation(own.model_copy(update={"name": f"hasty {name}", "trigger": trigger}))
+    try:
+        yield
+    finally:
+        api.delete_automation(made)
 
 
 def log(place: Path) -> str:
@@ -122,17 +135,9 @@ def test_a_run_whose_worker_died_before_it_was_started_is_picked_up(
     options = {"data": "data", "dataset": "ntu60", "protocol": "xview", "device": "cpu", "run": "runs/taken"}
     overrides = [*TINY, "train.epochs=1"]
     taken = submit(api, "pretrain/pretrain", {"options": {**options, "overrides": overrides}, "progress": False})
-    (own,) = (a for a in automations() if a.name == "skelstream mark the never started")
-    assert isinstance(own.trigger, EventTrigger)
-    assert own.trigger.within == timedelta(minutes=10)
-    hasty = own.model_copy(
-        update={"name": "hasty", "trigger": own.trigger.model_copy(update={"within": timedelta(seconds=10)})}
-    )
-    api.create_automation(hasty)
-    api.set_flow_run_state(taken, Pending(), force=True)  # as a worker does that takes it
-    until(lambda: not api.read_flow_run(taken).state.is_pending())
-    for known in api.read_automations_by_name("hasty"):
-        api.delete_automation(known.id)
+    with hasty(api, "skelstream mark the never started", seconds=10):
+        api.set_flow_run_state(taken, Pending(), force=True)  # as a worker does that takes it
+        until(lambda: not api.read_flow_run(taken).state.is_pending())
     workers()
     run = await_state(api, taken, "Completed", "Failed")
     assert run.state_name == "Completed", log(place)
@@ -152,20 +157,23 @@ def test_runs_of_the_gpu_queue_wait_for_each_other_and_one_that_dies_with_its_ho
         }
         for name in ("first", "second")
     }
-    worker = workers()
-    first = submit(api, "pretrain/pretrain", parameters["first"])
-    until(lambda: len(read_log(place / "runs" / "first")) > 2, lambda: log(place))
-    second = submit(api, "pretrain/pretrain", parameters["second"])
-    host = psutil.Process(worker.pid)
-    for process in [host, *host.children(recursive=True)]:
-        process.send_signal(signal.SIGKILL)
-    assert len(read_log(place / "runs" / "first")) < EPOCHS
-    await_state(api, first, "Crashed")
+    # it sees the one sign of life at the beginning of a run, and nothing may run for longer while it is there
+    with hasty(api, "skelstream mark the dead", seconds=40):
+        worker = workers()
+        first = submit(api, "pretrain/pretrain", parameters["first"])
+        until(lambda: len(read_log(place / "runs" / "first")) > 2, lambda: log(place))
+        second = submit(api, "pretrain/pretrain", parameters["second"])
+        host = psutil.Process(worker.pid)
+        for process in [host, *host.children(recursive=True)]:
+            process.send_signal(signal.SIGKILL)
+        assert len(read_log(place / "runs" / "first")) < EPOCHS
+        until(lambda: "Crashed" in {state.name for state in api.read_flow_run_states(first)})
     waiting = api.read_flow_run(second)
     assert waiting.state is not None
     assert waiting.state.is_scheduled(), "two trainings at once"
     workers()
     ends = [await_state(api, run, "Completed", "Failed") for run in (first, second)]
-    assert [(run.state_name, run.run_count) for run in ends] == [("Completed", 2), ("Completed", 1)], log(place)
+    assert [run.state_name for run in ends] == ["Completed", "Completed"], log(place)
+    assert ends[0].run_count > 1, "it was not run again"
     same = [(place / "runs" / name / "checkpoints" / f"epoch_{EPOCHS:04}.pt").read_bytes() for name in parameters]
     assert same[0] == same[1], "the one that died ends otherwise than the one that did not"

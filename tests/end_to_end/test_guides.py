@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,7 @@ def shell(tmp_path: Path) -> Iterator[Callable[[str], str]]:
                 cwd=folder, env=environment(), stdout=said, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             )  # fmt: skip
             processes.append(process)
-            status = process.wait(600)
+            status = process.wait(10 * PATIENCE)
         text = (tmp_path / "said").read_text()
         logs = "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(folder.glob("*.log")))
         assert status == 0, text[-6000:] + logs

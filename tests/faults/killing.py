@@ -17,7 +17,7 @@ import json, os, signal, sys
 import pipelines.views.kernels
 import torch._dynamo
 import torch.fx.experimental.symbolic_shapes
-import torch.utils.tensorboard.writer
+import tensorboard.summary.writer.record_writer
 from flows.cli import main
 
 

@@ -15,7 +15,7 @@ from pipelines.synthetic import synthesize
 from tests.faults.killing import Command
 
 PLACES = """
-import flows.benchmark.flow
+import flows.deployments.benchmark
 import flows.benchmark.rounds as rounds
 import flows.benchmark.run as run
 import flows.benchmark.table as table

@@ -16,6 +16,7 @@ from pipelines.conversion import runners, stages
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, StoreError
+from tests.patience import PATIENCE
 
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 DASK = [sys.executable, "-m", "dask"]
@@ -40,7 +41,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not self.file.exists() or not self.file.read_text().strip():
             assert time.monotonic() < deadline
             time.sleep(0.05)

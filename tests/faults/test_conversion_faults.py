@@ -27,6 +27,7 @@ from pipelines.preprocessing.recipes import recipe
 from pipelines.synthetic import synthesize
 from shards.errors import RawInputError, StoreError
 from shards.verify import verify
+from tests.patience import PATIENCE
 
 # Converts in forked children, each of which is disturbed in its own way, until one gets through undisturbed:
 #   change    at the n-th change of the file system in the data folder: killed, or this and all later changes fail
@@ -220,7 +221,7 @@ def start(raw: Path, data: Path) -> "subprocess.Popen[bytes]":
 
 
 def _wait_for_a_part(process: "subprocess.Popen[Any]", data: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not list(data.glob(".*.partial/parts/*.json")):
         assert process.poll() is None, "it ended before it was disturbed"
         assert time.monotonic() < deadline
@@ -617,7 +618,7 @@ def test_an_interrupted_command_ends_in_order_and_the_next_goes_on(
     process = subprocess.Popen([sys.executable, "-c", SLOWLY, *words], stderr=subprocess.PIPE, text=True)
     _wait_for_a_part(process, tmp_path)
     process.send_signal(number)
-    errors = process.communicate(timeout=30)[1]
+    errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert said in errors.splitlines()[-1]

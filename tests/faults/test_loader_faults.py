@@ -28,6 +28,7 @@ from shards import remote
 from shards.errors import StoreError
 from shards.places import place
 from shards.remote import ATTEMPTS, Stopped, fetch, read_ranges
+from tests.patience import PATIENCE
 
 
 @dataclass
@@ -75,7 +76,7 @@ def serve() -> Iterator[Callable[[Path], Remote]]:
                 self.end_headers()
                 if what == "stall":
                     self.wfile.write(part[: len(part) // 2])
-                    found.release.wait(30)
+                    found.release.wait(PATIENCE)
                 elif what == "cut":
                     self.wfile.write(part[: len(part) // 2])
                 elif what == "drip":
@@ -210,7 +211,7 @@ def test_a_fetch_that_is_not_wanted_any_more_ends_at_once_though_nothing_arrives
     before = time.monotonic()
     with pytest.raises(Stopped):
         fetch(url, BytesIO(), len(data), stop=stop)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < PATIENCE / 2
 
 
 def test_ranges_are_tried_again_too(file: tuple[Remote, UPath, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +268,7 @@ def test_closing_does_not_wait_for_a_remote_that_stalls(
     time.sleep(0.2)
     before = time.monotonic()
     stream.close()
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < PATIENCE / 2
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -343,7 +344,7 @@ def test_two_processes_share_a_bounded_cache(store: Path, serve: Callable[[Path]
     files = user_files(tmp_path / "cache")
     limit = 3 * max(shard.file.bytes + shard.index_file.bytes for shard in split.shards)
     processes = [start(store, server.url, tmp_path / "cache", limit, seed, 60) for seed in (1, 2)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0]
     for process in processes:
         assert process.stdout is not None
         process.stdout.close()
@@ -358,7 +359,7 @@ def test_two_processes_fetch_a_shard_once(store: Path, serve: Callable[[Path], R
     server, split = serve(store), open_split(store, "ntu60", "xsub", "train")
     server.behave = lambda name, number: "drip" if name.endswith(".tar") else ""
     processes = [start(store, server.url, tmp_path / "cache", 0, 7, len(split.shards)) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert [process.wait(timeout=PATIENCE) for process in processes] == [0, 0]
     for process in processes:
         assert process.stdout is not None
         process.stdout.close()

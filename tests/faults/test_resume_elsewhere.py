@@ -19,6 +19,7 @@ from models.training.runlog import LOG
 from pipelines.convert import convert
 from pipelines.synthetic import synthesize
 from shards.batch import Views
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -91,7 +92,7 @@ def interrupt(data: Path, run: Path, number: int, epochs: int) -> None:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
 
 
@@ -112,7 +113,7 @@ def ranks_from(run: Path, loader: str, world: int, epoch: int, step: int, out: P
         for rank, file in enumerate(files)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
     ranks = [torch.load(file, weights_only=True) for file in files]
     return [

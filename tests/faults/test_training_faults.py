@@ -16,6 +16,7 @@ import pytest
 
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import LOG, TIME_FIELDS
+from tests.patience import PATIENCE
 
 STEPS, MAIN, POST = 5, 2, 2
 
@@ -25,7 +26,7 @@ PROGRAM = """
 import os, resource, signal, sys, time
 from pathlib import Path
 import torch
-import torch.utils.tensorboard.writer
+import tensorboard.summary.writer.record_writer
 from models.encoders.gru import EncoderConfig
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.engine import train
@@ -163,7 +164,7 @@ class Runner:
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     started = Runner(tmp_path_factory.mktemp("program"))
     yield started
-    started.process.communicate(timeout=60)
+    started.process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -294,7 +295,7 @@ def test_a_garbled_last_checkpoint_is_told_and_removing_it_helps(runner: Runner,
     last.write_bytes(last.read_bytes()[:-100])
     assert runner.run(tmp_path) == 3
     message = (tmp_path / "error").read_text()
-    assert "epoch_0004.pt: found a file that cannot be read" in message
+    assert "epoch_0004.pt: found a zip that was cut short" in message
     assert "remove it to go on from the one before" in message
     last.unlink()
     assert runner.run(tmp_path) == 0

@@ -25,10 +25,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import TERMINAL_STATES, Artifact, FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 240.0
-"""Seconds for what takes a few when nothing else runs."""
+from tests.patience import PATIENCE
 
+ROOT = Path(__file__).resolve().parents[2]
 SKELSTREAM = "import sys; from flows.cli import main; sys.exit(main())"
 
 

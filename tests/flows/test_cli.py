@@ -245,7 +245,7 @@ def test_pretrain_refuses_in_one_line(
     assert "objective.pairs.0: found 'bass'" in say('objective.pairs=["bass"]')
     assert "train.precision: found 'float16'" in say("train.precision=float16")
     assert "precision tf32 on the device cpu, which lacks it" in say("train.precision=tf32")
-    assert "found 32 samples for batches of 40" in say("train.batch_size=40", "objective.queue_size=80")
+    assert "found 32 samples for an epoch, expected" in say("train.batch_size=40", "objective.queue_size=80")
     assert "unknown variant 'no-clips'" in say(method="pcm3pp+no-clips")
     assert "unknown method 'moco'" in say(method="moco")
     assert "no protocol 'xset'" in say(protocol="xset")

@@ -1,6 +1,7 @@
 """Overrides and configurations: typed, nested, refused with what was meant."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,17 +121,97 @@ def test_an_override_without_an_equals_sign_is_refused() -> None:
         ("objective.queue_size=200", r"objective\.queue_size is 200, expected a multiple of train\.batch_size 128"),
         ('objective.pairs=["crop"]', r"objective\.pairs\.0: found 'crop': .*'base', 'masked', 'predicted', 'mix'"),
         ("objective.input_statistics=each", r"objective\.input_statistics: found 'each': .*'all_views' or 'base_view'"),
-        ("objective.distillation_top_k=0", r"objective\.distillation_top_k: found 0: .*greater than 0"),
+        ("objective.distillation_top_k=1", r"objective\.distillation_top_k: found 1: .*greater than or equal to 2"),
         ("objective.pairs=[]", r"pairs \(\) found, expected at least one of"),
         ("objective.prompt_width=1025", r"prompt_width 1025 found, expected at most encoder\.hidden 1024"),
         ("objective.distillation_top_k=16385", r"distillation_top_k 16385 found, expected at most queue_size 16384"),
         ("objective.encoder.input_size=75", r"objective\.encoder\.input_size is 75, expected 150"),
+        ("train.batch_size=2", r"train\.batch_size is 2, expected at least 3: each sample is mixed with another one"),
+        ("train.batch_size=1", r"train\.batch_size is 1, expected at least 3"),
+        ("train.weight_decay=50", r"train: lr 0\.02 times weight_decay 50 is 1, expected less than 1"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_is_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^--set: {message}") as caught:
         apply_overrides(BASE, [override])
     assert "\n" not in str(caught.value)
+
+
+# what would end in an overflow, a memory that no machine has, or NaN, before the second step or in it
+TOO_MUCH = {
+    "data.weight": 1e30,
+    "data.samples": 10**30,
+    "views.frames": 1 << 40,
+    "views.min_frames": 1 << 64,
+    "objective.encoder.hidden": 10**9,
+    "objective.encoder.layers": 10**9,
+    "objective.feature_dim": 10**18,
+    "objective.queue_size": 10**18,
+    "objective.decoder_width": 10**18,
+    "objective.prompt_width": 10**18,
+    "objective.contrast_weight": 1e30,
+    "objective.distillation_weight": 1e30,
+    "objective.prediction_weight": 1e9,
+    "objective.temperature": 1e30,
+    "objective.teacher_temperature": 1e30,
+    "objective.student_temperature": 1e30,
+    "train.epochs": 10**9,
+    "train.post.epochs": 10**9,
+    "train.lr": 1e9,
+    "train.post.lr": 1e9,
+    "train.gamma": 1e9,
+    "train.seed": 1 << 64,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), TOO_MUCH.items(), ids=TOO_MUCH)
+def test_a_value_that_no_training_bears_is_refused(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^--set: {key}: found {re.escape(repr(value))}: Input should be less than"):
+        apply_overrides(BASE, [f"{key}={value}"])
+
+
+@pytest.mark.parametrize("kind", ["temperature", "teacher_temperature", "student_temperature"])
+def test_a_temperature_whose_gradient_overflows_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"objective\.{kind}: found 1e-30: Input should be greater than or equal to"):
+        apply_overrides(BASE, [f"objective.{kind}=1e-30"])
+
+
+def test_the_decay_of_the_second_stage_counts_where_there_is_one() -> None:
+    overrides = ["train.weight_decay=10", "train.post.lr=0.1"]
+    assert apply_overrides(BASE, overrides).train.weight_decay == 10
+    with pytest.raises(ConfigError, match=r"train: lr 0\.1 times weight_decay 10 is 1, expected less than 1"):
+        apply_overrides(BASE, [*overrides, "train.post.epochs=1"])
+
+
+@pytest.mark.parametrize("task", ["linear", "finetune", "detection"])
+def test_a_layer_is_trained_by_a_rate_and_a_decay_that_it_bears(task: str) -> None:
+    for override, message in (
+        (f"{task}.lr=1e9", rf"{task}\.lr: found 1000000000\.0: Input should be less than or equal to 100"),
+        (f"{task}.gamma=2", rf"{task}\.gamma: found 2: Input should be less than or equal to 1"),
+        (f"{task}.weight_decay=1000", rf"{task}: lr 0\.?\d* times weight_decay 1000 is \d+, expected less than 1"),
+        (f"{task}.seed={1 << 31}", rf"{task}\.seed: found {1 << 31}: Input should be less than {1 << 31}"),
+    ):
+        with pytest.raises(ConfigError, match=f"^--set: {message}"):
+            apply_overrides(EvaluateConfig(), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("detection.train_strides=[5,3]", "expected the smallest and the largest stride, in this order"),
+        ("detection.train_strides=[1,1000000000]", "less than or equal to 1000000"),
+        ("detection.window=1000000000", "less than or equal to 4096"),
+        ("detection.look_ahead=1e9", "valid integer"),
+        ("detection.post.half_width=100000000000000000000", "less than or equal to 1000000"),
+        ("few_shot.episodes=1000000000", "less than or equal to 1000000"),
+        ("occluded.kinds=[]", "at least 1 item"),
+        ("semi.draws=1000000", "less than or equal to 1000"),
+        ("repeats=1000000", "less than or equal to 1000"),
+    ],
+)
+def test_an_option_of_a_task_that_could_only_fail_late_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--set: {override.partition('=')[0]}.*: .*{message}"):
+        apply_overrides(EvaluateConfig(), [override])
 
 
 def test_a_stage_of_terms_that_the_objective_does_not_have_is_refused() -> None:
@@ -167,8 +248,8 @@ def test_evaluation_options_are_set_the_same_way() -> None:
 
 
 @given(
-    epochs=st.integers(1, 10**9),
-    lr=st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False),
+    epochs=st.integers(1, 10**6),
+    lr=st.floats(0, 100, exclude_min=True),
     milestones=st.lists(st.integers(0, 10**6), max_size=5),
     hidden=st.integers(64, 4096),
     window=st.integers(0, 1000),

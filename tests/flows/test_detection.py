@@ -339,6 +339,15 @@ def test_labels_that_cannot_be_are_refused_before_any_work_and_left_out_of_all(
     assert not list((tmp_path / "run").rglob("detection*"))
 
 
+def test_validation_videos_of_which_no_class_trains_are_refused(run: Path, tmp_path: Path) -> None:
+    videos = {TRAIN[0]: GOOD, TRAIN[3]: [(4, 5, 40)], TEST[0]: [*GOOD, (4, 41, 50)]}
+    data = labelled_store(tmp_path / "data", videos)
+    message = r"--tasks detection: .*found training actions of the classes (3|4) and validation actions of (3|4), expec"
+    with pytest.raises(ConfigError, match=message):
+        evaluate(ask(run, tmp_path, data, "validation=0.5"))
+    assert not list((tmp_path / "run").rglob("detection*"))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -346,6 +355,7 @@ def test_labels_that_cannot_be_are_refused_before_any_work_and_left_out_of_all(
         ("detection.protocol=xset", "unknown protocol 'xset' of pkummd1"),
         ("layer=mean", "the layer is mean: detection reads the encoder's output"),
         ("layer=layer1", "the layer is layer1: detection reads the encoder's output"),
+        ("detection.post.pad_to=59", "detection.post.pad_to is 59, expected at least 60, the frames of a test video"),
     ],
 )
 def test_what_the_task_cannot_use_is_told(run: Path, tmp_path: Path, override: str, message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from flows.cli import main
-from flows.evaluate import EvaluateOptions, evaluate, left_out
+from flows.evaluate import EvaluateOptions, evaluate, finished, left_out
 from flows.pretrain import PretrainOptions, pretrain
 from models.evaluation.results import TaskResult
 from models.training.checkpoint import load_checkpoint, save_checkpoint
@@ -34,7 +34,11 @@ def refused(message: str, run: Path, *tasks: str, more: Sequence[str] = (), **fi
     """The whole message, in which HEX stands for a hash."""
     with pytest.raises(SkelstreamError) as error:
         ask(run, *tasks, more=more, **fields)
-    assert re.sub(r"\b[0-9a-f]{12,64}\b", "HEX", str(error.value)) == message
+    assert unhashed(str(error.value)) == message
+
+
+def unhashed(message: str) -> str:
+    return re.sub(r"\b[0-9a-f]{12,64}\b", "HEX", message)
 
 
 @pytest.fixture
@@ -96,20 +100,119 @@ def test_classes_without_training_or_test_samples_are_told_beside_the_score(unev
         assert per_class[59] is None
 
 
-def test_a_split_without_a_class_on_both_sides_is_refused(tmp_path: Path) -> None:
-    raw = synthesize("ntu", tmp_path / "raw", subjects=4, classes=4, samples=40, seed=0, zipped=False)
-    for path in raw.rglob("*.skeleton"):
-        tests = "C001" in path.name
-        if tests == ("A001" in path.name or "A016" in path.name):
-            path.unlink()
-    store = convert("ntu", [raw], tmp_path / "data", workers=0).folder
+OWN = ("linear", "retrieval", "occluded", "robustness", "early", "finetune", "semi")
+"""Tasks that train on one side of the run's data and test on the other."""
+
+
+def _store_without(folder: Path, absent: Callable[[str], bool]) -> Path:
+    """A store of NTU recordings but for those of which `absent` says so by their names."""
+    raw = synthesize("ntu", folder / "raw", subjects=4, classes=4, samples=40, seed=0, zipped=False)
+    for path in [path for path in raw.rglob("*.skeleton") if absent(path.name)]:
+        path.unlink()
+    return convert("ntu", [raw], folder / "data", workers=0).folder
+
+
+def left_out_alike(message: str, run: Path, more: Sequence[str] = ()) -> None:
+    """Both ways to ask: by name each of `OWN` is refused, and "all" leaves each of them out, and nothing is written."""
+    reasons = left_out(EvaluateOptions(run=run, tasks=("all",), overrides=(*SHORT, *more), device="cpu"))
+    for task in OWN:
+        refused(f"--tasks {task}: {message}", run, task, more=more)
+        assert unhashed(reasons[task]) == message
+    assert not (run / "results").exists()
+    assert not (run / "features").exists()
+
+
+def test_a_split_without_a_class_on_both_sides_is_refused_and_left_out_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = _store_without(tmp_path, lambda name: ("C001" in name) == ("A001" in name or "A016" in name))
     run = _pretrained(store, tmp_path / "run")
     message = (
         "ntu60 xview: found training samples of the classes [0, 15] and test samples of [30, 59], expected a class on"
         " both sides"
     )
-    for task in ("retrieval", "early", "finetune"):
-        refused(message, run, task)
+    left_out_alike(message, run)
+    # here nothing else is possible either
+    more = ("few_shot.ways=5",)
+    refused(
+        f"--tasks all: found no task that this run and its data allow, expected one at least; linear: {message}",
+        *(run, "all"),
+        more=more,
+    )
+    assert main(["evaluate", str(run), "--tasks", "all", "--plain", "--set", more[0]]) == 1
+    told = capsys.readouterr()
+    for task in OWN:
+        assert f"left out: {task}: {message}\n" in told.out
+    assert "skelstream: error: --tasks all: found no task" in told.err
+    assert not (run / "results").exists()
+
+
+def test_a_single_class_to_train_on_is_refused_and_left_out(tmp_path: Path) -> None:
+    store = _store_without(tmp_path, lambda name: "C001" not in name and "A001" not in name)
+    run = _pretrained(store, tmp_path / "run", "train.batch_size=4")
+    left_out_alike("ntu60 xview: found training samples of class 0 alone, expected two classes or more", run)
+
+
+def test_a_side_without_samples_is_refused_and_left_out(own: Path, tmp_path: Path) -> None:
+    """As where the weights were imported, or the store was made anew of fewer archives."""
+    store = _store_without(tmp_path, lambda name: "C001" in name)
+    record = own / "run.json"
+    tree = json.loads(record.read_text())
+    record.write_text(json.dumps(tree | {"store": str(store)}))
+    message = f"{unhashed(str(store))}: found no sample of ntu60 xview test, expected at least one"
+    left_out_alike(message, own)
+    refused(f"--tasks few_shot: {message}", own, "few_shot")
+
+
+def test_validation_without_a_second_person_or_a_common_class_is_refused_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    store = _store_without(tmp_path / "alone", lambda name: "C001" not in name and "P001" not in name)
+    run = _pretrained(store, tmp_path / "alone" / "run", "train.batch_size=4")
+    reasons = left_out(EvaluateOptions(run=run, tasks=("all",), overrides=(*SHORT, "validation=0.5"), device="cpu"))
+    message = "validation by subject: found 1 subject, expected at least two"
+    assert [task for task in OWN if reasons.get(task) == message] == [task for task in OWN if task != "retrieval"]
+    assert "retrieval" not in reasons  # it trains nothing, so that nothing is held out
+    refused(f"--tasks linear: {message}", run, "linear", more=("validation=0.5",))
+
+    (tmp_path / "apart").mkdir()
+    # each performer on the train side acts a class of their own
+    own = {("P001", "A001"), ("P002", "A016"), ("P006", "A031"), ("P012", "A060")}
+    store = _store_without(tmp_path / "apart", lambda name: "C001" not in name and (name[8:12], name[16:20]) not in own)
+    run = _pretrained(store, tmp_path / "apart" / "run", "train.batch_size=4")
+    with pytest.raises(
+        SkelstreamError,
+        match=r"^--tasks finetune: .* and validation samples of \[\d+\], expected a class on both sides$",
+    ):
+        ask(run, "finetune", more=("validation=0.25",))
+
+
+def test_a_target_without_a_class_on_both_sides_is_refused_and_left_out(own: Path, tmp_path: Path) -> None:
+    # even setups train
+    target = _store_without(tmp_path, lambda name: ("S002" in name) == ("A001" in name or "A016" in name))
+    more = (*SHORT, f"transfer.data={target}", "transfer.dataset=ntu120", "transfer.protocol=xset")
+    message = (
+        "ntu120 xset: found training samples of the classes [30, 59] and test samples of [0, 15], expected a class on"
+        " both sides"
+    )
+    refused(f"--tasks transfer: {message}", own, "linear", "transfer", more=more)
+    assert not (own / "results").exists()
+    request = EvaluateOptions(run=own, tasks=("all",), overrides=more, device="cpu")
+    assert left_out(request)["transfer"] == message
+
+
+def test_more_neighbours_than_training_samples_are_refused_and_left_out(own: Path) -> None:
+    message = "retrieval.k is 33, expected at most the 32 training samples"
+    refused(f"--tasks retrieval: {message}", own, "retrieval", more=("retrieval.k=[1,33]",))
+    assert not (own / "features").exists()
+    request = EvaluateOptions(run=own, tasks=("all",), overrides=(*SHORT, "retrieval.k=[1,33]"), device="cpu")
+    assert left_out(request)["retrieval"] == message
+    assert ask(own, "retrieval", more=("retrieval.k=[1,32]", "baselines=false"))
+
+
+def test_a_task_that_cannot_be_run_is_refused_before_those_named_before_it(own: Path) -> None:
+    with pytest.raises(SkelstreamError, match=r"^--tasks retrieval: retrieval\.k is 33"):
+        ask(own, "linear", "finetune", "retrieval", more=("retrieval.k=[1,33]",))
+    assert not (own / "results").exists()
 
 
 def test_fewer_samples_than_shots_are_refused_by_name_and_told_by_all(own: Path) -> None:
@@ -173,7 +276,7 @@ def test_a_configuration_that_the_checkpoint_was_not_trained_by_is_refused(
 def test_a_protocol_that_the_data_set_does_not_have_is_refused(own: Path) -> None:
     path = own / "config.json"
     path.write_text(path.read_text().replace('"xview"', '"xset"'))
-    refused("found protocol 'xset', expected one of xsub, xview for ntu60", own, "retrieval")
+    refused("ntu60 has no protocol 'xset', expected xsub or xview", own, "retrieval")
     path.write_text(path.read_text().replace('"xset"', '"xview"'))
     with pytest.raises(SkelstreamError, match=r"^pkummd2 has no protocol 'xset', expected xsub or xview$"):
         ask(own, "transfer", more=("transfer.protocol=xset",))
@@ -181,14 +284,18 @@ def test_a_protocol_that_the_data_set_does_not_have_is_refused(own: Path) -> Non
 
 def test_a_layer_that_the_checkpoint_does_not_have_is_refused(own: Path) -> None:
     path = own / "checkpoints" / "epoch_0002.pt"
-    layers = "last, mean, layer1, layer2, layer3"
-    message = f"{path}: found the layers {{}}, expected {{}}, as --set layer asks for"
-    refused(message.format(f"{layers}, projector", "layer9"), own, "retrieval", more=("layer=layer9",))
+    message = f"{own}: found an encoder of 3 layers, expected layer9, as --set layer asks for"
+    for task in ("retrieval", "few_shot", "linear"):
+        refused(f"--tasks {task}: {message}", own, task, more=("layer=layer9",))
     checkpoint = load_checkpoint(path)
     objective = {k: v.clone() for k, v in checkpoint.objective.items() if not k.startswith("projector.")}
     save_checkpoint(own, replace(checkpoint, objective=objective), keep=1)
-    refused(message.format(layers, "projector"), own, "linear", more=("layer=projector",))
-    refused(message.format(layers, "projector"), own, "linear", more=("layer=projector", "linear.crop=random"))
+    message = (
+        f"{path}: found the layers last, mean, layer1, layer2, layer3, expected projector, as --set layer asks for"
+    )
+    for task in ("retrieval", "few_shot", "linear"):
+        refused(f"--tasks {task}: {message}", own, task, more=("layer=projector",))
+    assert not (own / "results").exists()
 
 
 def test_a_store_of_another_fingerprint_is_refused(own: Path, store: Path, other_store: Path) -> None:
@@ -270,15 +377,22 @@ def test_fusion_takes_only_what_was_scored_as_its_own_run_was(
         pretrain(options(runs[stream], "train.epochs=1", stream=stream))
     more = tuple(f"fusion.{stream}={folder}" for stream, folder in runs.items())
     bone = runs["bone"] / "results"
+    missing = f"{bone}/linear.json: found no result of {{'seed': 0}}, expected one: score the task linear of that run"
+    request = EvaluateOptions(run=copy, tasks=("all",), overrides=(*SHORT, *more), device="cpu")
+    assert left_out(request)["fusion"] == missing
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    refused(f"--tasks fusion: {missing}", copy, "finetune", "fusion", more=more)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     refused(
-        f"{bone}/linear.json: found no result of {{'seed': 0}}, expected one: score the task linear of that run",
+        f"--tasks fusion: {missing}",
         *(copy, "fusion"),
         more=more,
     )
     ask(runs["motion"], "linear", more=("baselines=false",))
     ask(runs["bone"], "linear", more=("linear.lr=0.01", "baselines=false"))
     refused(
-        f"{bone}/linear.json: found lr 0.01, expected 0.1 as in this evaluation: score the task linear of that run so",
+        f"--tasks fusion: {bone}/linear.json: found lr 0.01, expected 0.1 as in this evaluation: score the task linear"
+        " of that run so",
         *(copy, "fusion"),
         more=more,
     )
@@ -292,15 +406,39 @@ def test_fusion_takes_only_what_was_scored_as_its_own_run_was(
     path.write_bytes(data[: len(data) // 2])
     (copy / "results" / "fusion.json").unlink()
     refused(
-        f"{path}: found no class scores (File is not a zip file), expected `logits`, `label` and `sample_id`",
+        f"--tasks fusion: {path}: found no class scores (File is not a zip file), expected `logits`, `label` and"
+        " `sample_id`",
         *(copy, "fusion"),
         more=more,
     )
     shutil.copy(copy / "results" / "class-scores" / "linear-random-encoder-seed-0.npz", path)
     with pytest.raises(
-        SkelstreamError, match=rf"^{path}: found class scores of accuracy .* as in linear\.json: delete"
+        SkelstreamError, match=rf"^--tasks fusion: {path}: found class scores of accuracy .* as in linear\.json: delete"
     ):
         ask(copy, "fusion", more=more)
+
+
+def test_fusion_needs_the_linear_scores_of_its_own_run_or_that_task_before_it(
+    own: Path, options: Callable[..., PretrainOptions], tmp_path: Path
+) -> None:
+    runs = {}
+    for stream in ("bone", "motion"):
+        runs[stream] = tmp_path / stream
+        pretrain(options(runs[stream], "train.epochs=1", stream=stream))
+        ask(runs[stream], "linear", more=("baselines=false",))
+    more = ("baselines=false", *(f"fusion.{stream}={folder}" for stream, folder in runs.items()))
+    message = (
+        f"--tasks fusion: {own}/results/linear.json: found no result of {{'seed': 0}}, expected one: score the task"
+        " linear of that run"
+    )
+    for tasks in (("fusion",), ("fusion", "linear"), ("finetune", "fusion", "linear")):
+        refused(message, own, *tasks, more=more)
+    assert not (own / "results").exists()
+    assert [row.task for row in ask(own, "linear", "fusion", more=more)] == ["linear", "fusion"]
+    request = EvaluateOptions(run=own, tasks=("fusion",), overrides=SHORT, device="cpu")
+    for ask_again in (evaluate, finished):
+        with pytest.raises(SkelstreamError, match=r"^--tasks fusion: --set fusion\.bone=RUN and fusion\.motion=RUN"):
+            ask_again(request)
 
 
 def test_a_share_of_the_labels_without_a_sample_is_refused_and_told_by_all(own: Path) -> None:
@@ -316,12 +454,24 @@ def test_a_share_of_the_labels_without_a_sample_is_refused_and_told_by_all(own: 
 
 
 def test_a_share_of_the_labels_without_a_class_tells_which(own: Path) -> None:
-    more = ("semi.fractions=[0.05]", 'semi.sampling=["unstratified"]', "baselines=false")
+    more = ("semi.fractions=[0.1]", 'semi.sampling=["unstratified"]', "baselines=false")
     (row,) = ask(own, "semi", more=more)
-    assert row.details["samples"] == 1
+    assert row.details["samples"] == 3
     missing = row.details["missing_classes"]
     assert isinstance(missing, list)
-    assert len(missing) == 59
+    assert 57 <= len(missing) <= 58
+
+
+def test_a_share_of_the_labels_with_one_class_alone_is_refused_and_told_by_all(own: Path) -> None:
+    more = ("semi.fractions=[0.5,0.05]", 'semi.sampling=["stratified","unstratified"]')
+    request = EvaluateOptions(run=own, tasks=("all",), overrides=(*SHORT, *more), device="cpu")
+    reason = left_out(request)["semi"]
+    assert re.fullmatch(
+        r"unstratified label fraction 0\.05, draw 0: ntu60 xview: found training samples of class \d+ alone, expected"
+        r" two classes or more",
+        reason,
+    )
+    refused(f"--tasks semi: {reason}", own, "semi", more=more)
 
 
 def test_the_command_line_tells_an_option_that_is_not_known(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from flows.events import evaluation_failed, evaluation_regressed, failure_told
 from flows.regression import Change, compare_rounds
 from shards.errors import ConfigError
 from tests.flows.records import result
+from tests.patience import PATIENCE
 from tests.ports import free_port
 
 EXAMPLE = Path(events.__file__).parent / "automations" / "evaluation.yaml"
@@ -39,7 +40,7 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         found.append({"event": event, **fields})
         return found
 
-    monkeypatch.setattr(events, "emit_event", emit)
+    monkeypatch.setattr("prefect.events.emit_event", emit)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         yield found
 
@@ -99,7 +100,7 @@ def test_without_a_server_nobody_is_told(emitted: list[dict[str, Any]]) -> None:
 def ask(url: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data=data, headers={"Content-Type": "application/json"})
-    with urlopen(request, timeout=10) as answer:
+    with urlopen(request, timeout=PATIENCE) as answer:
         return json.loads(answer.read())
 
 
@@ -121,7 +122,7 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        for _ in range(600):
+        for _ in range(round(10 * PATIENCE)):
             try:
                 ask(f"{environment['PREFECT_API_URL']}/ready")
                 break
@@ -131,7 +132,7 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_the_example_automation_calls_a_webhook_for_both_events(
     command = [sys.executable, "-c", SCRIPT, url, str(EXAMPLE), str(tmp_path / "evaluation.yaml")]
     done = subprocess.run(command, env=server, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    texts = sorted(found.get(timeout=60)["text"] for _ in range(2))
+    texts = sorted(found.get(timeout=PATIENCE)["text"] for _ in range(2))
     assert texts == [
         'evaluation of runs/a failed (linear): a "quoted" reason',
         "nightly, round b against a: 1 regressed\n"

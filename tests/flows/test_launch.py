@@ -23,6 +23,7 @@ from flows.pretrain import PretrainOptions, pretrain
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import LOG, TIME_FIELDS, read_log
 from shards.errors import ConfigError
+from tests.patience import PATIENCE
 
 Make = Callable[..., PretrainOptions]
 
@@ -114,7 +115,7 @@ def test_a_run_in_ranks_goes_on_after_a_termination_and_after_the_death_of_a_ran
         ranks = ranks_of(process)
         assert ranks.keys() == {0, 1}
         (process.terminate if number == 0 else ranks[1].kill)()
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, output) == (status, "")
         (line,) = lines_of(errors)
         assert line.endswith(said)
@@ -159,7 +160,7 @@ def test_ranks_started_by_hand_refuse_to_disagree(options: Make, tmp_path: Path)
         for number in range(2)
     ]
     for process in processes:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, output) == (1, "")
         text = "rank 1: found config.train.lr 0.2, expected 0.1 as on rank 0"
         assert lines_of(errors) == [f"skelstream: error: {text}"]
@@ -274,7 +275,7 @@ def test_the_error_told_is_the_one_that_explains_the_others(tmp_path: Path, monk
 
 
 def test_ranks_share_the_cores_unless_the_user_says_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(launch, "count_cores", lambda: 12)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for ranks, threads in ((1, "12"), (5, "2"), (16, "1")):
         with launch._environment(ranks, tmp_path):

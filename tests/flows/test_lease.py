@@ -17,6 +17,7 @@ import torch
 from flows import lease
 from flows.lease import held, joined, leased, visible
 from shards.errors import ConfigError
+from tests.patience import PATIENCE
 
 NAMES = ["GPU-a", "GPU-b", "GPU-c"]
 FORK = multiprocessing.get_context("fork")
@@ -93,7 +94,7 @@ def test_who_waits_says_for_whom_once_and_goes_on_when_it_is_free() -> None:
         thread = threading.Thread(target=wait)
         thread.start()
         assert not got.wait(0.2)
-    thread.join(20)
+    thread.join(PATIENCE)
     assert got.is_set()
     assert len(said) == 1
     assert "(first)" in said[0]
@@ -123,7 +124,7 @@ def test_several_who_want_several_never_wait_for_each_other() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert sorted(turns) == [number for number in range(4) for _ in range(5)]
 
 

@@ -20,15 +20,19 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import demo, tracking
-from flows.evaluate import EvaluateOptions, evaluate, evaluate_flow, finished
-from flows.preprocess import PreprocessOptions, preprocess_flow
-from flows.pretrain import PretrainOptions, pretrain_flow
+from flows.deployments.demo import demo_flow
+from flows.deployments.evaluate import evaluate_flow
+from flows.deployments.preprocess import preprocess_flow
+from flows.deployments.pretrain import pretrain_flow
+from flows.evaluate import EvaluateOptions, evaluate, finished
+from flows.preprocess import PreprocessOptions
+from flows.pretrain import PretrainOptions
 from flows.recovery import MAX_RUNS, GivenUpError, begin
 from flows.serve import FLOWS
 from models.training.runlog import read_log
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, StoreError
-from tests.flows.serving import artifacts
+from tests.flows.serving import PATIENCE, artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = {entry["name"]: entry for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
@@ -36,7 +40,7 @@ DEPLOYMENTS = {entry["name"]: entry for entry in yaml.safe_load((ROOT / "prefect
 
 @pytest.fixture(scope="module", autouse=True)
 def _server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=round(PATIENCE)):
         yield
 
 
@@ -142,14 +146,14 @@ def test_the_demo_goes_the_whole_path_and_reuses_it(
         ),
     )
     page = tmp_path / "demo" / "report.html"
-    assert demo.demo_flow(str(tmp_path / "demo")) == str(page)
+    assert demo_flow(str(tmp_path / "demo")) == str(page)
     first = capsys.readouterr()
     assert first.out.endswith(f"report: {page}\n")
     assert "coordinates" in first.out
     assert "Warning" not in first.err
     assert "from scratch" not in first.err
     before = page.read_bytes()
-    demo.demo_flow(str(tmp_path / "demo"))
+    demo_flow(str(tmp_path / "demo"))
     assert "nothing to do" in capsys.readouterr().out
     assert page.read_bytes() == before
 

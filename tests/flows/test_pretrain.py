@@ -28,7 +28,9 @@ from flows.pretrain import PretrainOptions, finished, pretrain, summary
 from flows.run_folder import read_run, revision
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import LOG, TIME_FIELDS, read_log
+from pipelines.convert import convert
 from pipelines.loaders.loader import ViewLoader
+from pipelines.synthetic import synthesize
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError, StoreError
 from shards.manifest import read_manifest
@@ -262,12 +264,123 @@ def test_an_unknown_name_is_refused_and_leaves_no_folder(
         ("train.batch_size=12", "objective.queue_size is 32, expected a multiple of train.batch_size 12"),
         ("objective.pairs=[]", "expected at least one"),
         ("train.nothing=1", "unknown key"),
+        ("train.batch_size=1", "train.batch_size is 1, expected at least 3"),
+        ("train.batch_size=2", "train.batch_size is 2, expected at least 3"),
+        ("objective.queue_size=64", None),
+        ("data.samples=7", "ntu60 xview train: found 7 samples for an epoch, expected train.batch_size 8 or more"),
+        ("data.weight=0.2", "ntu60 xview train: found 6 samples for an epoch, expected train.batch_size 8 or more"),
+        ("train.precision=tf32", "found precision tf32 on the device cpu"),
     ],
 )
-def test_options_that_cannot_work_leave_no_folder(options: Make, tmp_path: Path, override: str, message: str) -> None:
+@pytest.mark.parametrize("gpus", [None, 2])
+def test_options_that_cannot_work_leave_no_folder_and_the_corrected_ones_train_there(
+    options: Make, tmp_path: Path, override: str, message: str | None, gpus: int | None
+) -> None:
+    overrides = (override, "train.batch_size=64", "objective.queue_size=128") if message is None else (override,)
+    message = message or "ntu60 xview train: found 32 samples for an epoch, expected train.batch_size 64 or more"
     with pytest.raises(ConfigError, match=message):
-        pretrain(options(tmp_path / "run", override))
+        pretrain(options(tmp_path / "run", *overrides, gpus=gpus))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_smallest_batch_trains(options: Make, tmp_path: Path) -> None:
+    result = pretrain(options(tmp_path / "run", "train.batch_size=3", "objective.queue_size=6", "train.epochs=1"))
+    assert result.steps == 10
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_any_configuration(
+    options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    class Failing(ViewLoader):
+        def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
+            raise ConfigError("no view can be made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.build.ViewLoader", Failing)
+        with pytest.raises(ConfigError, match="no view can be made"):
+            pretrain(options(run))
+    assert (run / LOG).read_text() == ""
+    assert read_config(run / "config.json").train.lr == 0.02
+    # as an older version may have left it, whose options would be refused now
+    tree = json.loads((run / "config.json").read_text())
+    tree["train"]["batch_size"] = 2
+    (run / "config.json").write_text(json.dumps(tree))
+    corrected = options(run, "train.lr=0.1", "train.epochs=1", "objective.encoder.hidden=4")
+    assert finished(corrected) is None
+    pretrain(corrected)
+    assert read_config(run / "config.json") == corrected.resolve()
+    with pytest.raises(ConfigError, match=r"holds a run with another configuration: objective\.encoder\.hidden is 4"):
+        pretrain(options(run, resume=True))
+
+
+def test_a_run_that_has_logged_a_step_keeps_its_configuration(
+    options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    class Failing(ViewLoader):
+        def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
+            for step, views in enumerate(super().epoch(epoch, first_step)):
+                if step == 2:
+                    raise MemoryError
+                yield views
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.build.ViewLoader", Failing)
+        with pytest.raises(MemoryError):
+            pretrain(options(run, "train.log_every=1"))
+    assert latest_checkpoint(run) is None
+    before = contents(run)
+    for ask in (
+        options(run, "train.log_every=1", "objective.encoder.hidden=4", resume=True),
+        options(run, "train.log_every=1", "train.lr=0.1"),
+    ):
+        with pytest.raises(ConfigError, match="holds a run with another configuration"):
+            pretrain(ask)
+    with pytest.raises(ConfigError, match="found a run, expected a new folder; resume it or choose another"):
+        pretrain(options(run, "train.log_every=1"))
+    assert contents(run) == before
+    assert pretrain(options(run, "train.log_every=1", resume=True)).epochs == 2
+
+
+def test_a_run_that_another_process_has_trained_meanwhile_is_not_overwritten(
+    options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    real = flows.pretrain.check_pretrain
+
+    def meanwhile(*arguments: Any, **named: Any) -> None:
+        monkeypatch.setattr("flows.pretrain.check_pretrain", real)
+        pretrain(options(run, "train.epochs=1"))
+        real(*arguments, **named)
+
+    monkeypatch.setattr("flows.pretrain.check_pretrain", meanwhile)
+    with pytest.raises(ConfigError, match=r"another configuration: objective\.encoder\.hidden is 8 there and 4 here"):
+        pretrain(options(run, "train.epochs=1", "objective.encoder.hidden=4", resume=True))
+    assert read_config(run / "config.json").objective.encoder.hidden == 8
+
+
+def test_the_configuration_of_another_program_is_not_overwritten(options: Make, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigError, match=r"found no readable run\.json .*, expected the folder of a pre-training run"):
+        pretrain(options(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_probe_that_could_only_score_nothing_is_refused_before_a_folder_is_made(
+    options: Make, tmp_path: Path
+) -> None:
+    raw = synthesize("ntu", tmp_path / "raw", subjects=4, classes=4, samples=40, seed=0, zipped=False)
+    for path in raw.rglob("*C001*.skeleton"):
+        path.unlink()
+    data = convert("ntu", [raw], tmp_path / "data", workers=0).folder
+    message = r"train\.probe_every: .*found no sample of ntu60 xview test, expected at least one; 0 for no scores"
+    with pytest.raises(ConfigError, match=message):
+        pretrain(options(tmp_path / "run", "train.probe_every=1", data=data))
+    assert not (tmp_path / "run").exists()
+    assert pretrain(options(tmp_path / "run", "train.epochs=1", data=data)).epochs == 1
 
 
 @pytest.mark.parametrize("override", ["method=pcm3", "data.dataset=ntu120", "data.protocol=xsub", "data.stream=bone"])

@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from flows.serve import FLOWS
 from flows.serve import serve as serve_here
 from shards.errors import ConfigError
 from tests.flows.conftest import TINY
-from tests.flows.serving import PATIENCE, artifacts, client, ended, serve, until
+from tests.flows.serving import PATIENCE, SKELSTREAM, artifacts, client, ended, environment, serve, until
 from tests.ports import free_port
 
 
@@ -67,6 +69,47 @@ def test_a_port_that_is_in_use_and_two_benchmarks_of_one_name_are_refused(
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"--port {port}: found another process listening on it"):
             serve_here(port=port)
+
+
+def test_a_second_serve_is_refused_at_once_and_commands_are_recorded_by_the_first(
+    store: Path, raw: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "prefect"
+    with serve(tmp_path, free_port()) as served, client(served.url) as api:
+        command = [sys.executable, "-c", SKELSTREAM, "serve", "--port", str(free_port())]
+        second = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=False)
+        assert second.returncode == 1
+        assert second.stderr.count("\n") == 1
+        assert f"found another skelstream serve of this user ({served.url} in {tmp_path})" in second.stderr
+        words = ["preprocess", "ntu", str(raw), "--out", str(tmp_path / "data"), "--workers", "0"]
+        command = [sys.executable, "-c", SKELSTREAM, *words]
+        first = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=False)
+        assert first.returncode == 0, first.stderr
+        (run,) = api.read_flow_runs()
+        assert (run.name, run.state_name) == ("ntu pcm3", "Completed")
+    third = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=False)
+    assert third.returncode == 0, "the name of a serve that is gone is in nobody's way"
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({"PREFECT_HOME": "/proc/none"}, "cannot write its folder /proc/none"),
+        ({"PREFECT_LOGGING_LEVEL": "LOUD"}, "cannot be read: ValidationError"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "http://127.0.0.1:9/api does not answer: ConnectError"),
+        ({"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "1"}, "does not answer after 1 s"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
+)
+def test_a_serve_that_cannot_have_its_server_says_why_in_one_line(
+    env: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SKELSTREAM, "serve", "--port", str(free_port())]
+    done = subprocess.run(command, env=environment(tmp_path, **env), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if not line.startswith("skelstream: waiting"))
+    assert line.startswith("skelstream: error: ")
+    assert reason in line
 
 
 def test_the_automations_are_such_as_a_server_takes() -> None:

@@ -12,21 +12,24 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.benchmark import run as running
-from flows.benchmark.config import BenchmarkConfig
-from flows.benchmark.flow import BenchmarkOptions, benchmark_flow
+from flows.benchmark.config import BenchmarkConfig, BenchmarkOptions
 from flows.benchmark.run import CellsFailedError
 from flows.benchmark.spread import _deployed
-from flows.distill import DistillOptions, distill_flow
-from flows.export import ExportOptions, export, export_flow
+from flows.deployments.benchmark import benchmark_flow
+from flows.deployments.distill import distill_flow
+from flows.deployments.export import export_flow
+from flows.distill import DistillOptions
+from flows.export import ExportOptions, export
 from flows.pretrain import PretrainOptions
 from shards.errors import ConfigError
+from tests.patience import PATIENCE
 
 Make = Callable[..., BenchmarkConfig]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=round(PATIENCE)):
         yield
 
 

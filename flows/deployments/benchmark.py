@@ -1,35 +1,18 @@
-"""A benchmark as a Prefect flow: a task a cell."""
+"""A benchmark as a flow run: a task a cell."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from prefect import flow
-from pydantic import ConfigDict
-
 from flows import tracking
-from flows.benchmark.config import read_benchmark
+from flows.benchmark.config import BenchmarkOptions, read_benchmark
 from flows.benchmark.plan import plan
 from flows.benchmark.rounds import name_round
 from flows.benchmark.run import BenchmarkResult, run_benchmark
 from flows.benchmark.wording import plan_text
-from flows.config import Frozen
-from flows.tracking import attempt, link, markdown, name_run, slug, table, tell
+from flows.tracking import attempt, link, markdown, name_run, slug, table, tell, tracked_flow
 
 
-class BenchmarkOptions(Frozen):
-    """Which benchmark."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    file: Path = Path("benchmark.yaml")
-    """YAML file that describes it; `flows/benchmark/example.yaml` is one."""
-
-    round: str | None = None
-    """Name of an earlier round to go on with; without it the present one."""
-
-
-@flow(name="benchmark", validate_parameters=True)
+@tracked_flow("benchmark")
 def benchmark_flow(options: BenchmarkOptions, progress: bool = True) -> str:
     """Train and score a matrix of methods, data sets, streams and seeds; returns the folder of tables and report.
 

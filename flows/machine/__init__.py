@@ -1,0 +1,1 @@
+"""What skelstream asks of the machine that it runs on."""
