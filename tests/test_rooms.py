@@ -43,7 +43,7 @@ def test_the_rule_is_kept() -> None:
         ("shards/cells.py", "from pipelines import streams", "Five rooms, one direction"),
         ("pipelines/streams.py", "import models.heads", "Five rooms, one direction"),
         ("models/heads.py", "from pipelines.streams import apply_stream", "Five rooms, one direction"),
-        ("models/momentum.py", "import flows.cli", "Five rooms, one direction"),
+        ("models/momentum.py", "import flows.methods", "Five rooms, one direction"),
         ("pipelines/streams.py", "def late():\n    import zarr", "zarr has one door: shards.store"),
         ("shards/verify.py", "import zarr.storage", "zarr has one door: shards.store"),
         ("models/heads.py", "from prefect import flow", "prefect has one door: flows"),

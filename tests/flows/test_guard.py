@@ -158,7 +158,7 @@ def test_room_for_features_is_needed_until_they_are_there(
     for name in ("config.json", "run.json", "checkpoints"):
         (copy / name).symlink_to(run / name)
     request = EvaluateOptions(run=copy, tasks=("retrieval",), device="cpu")
-    bench = evaluate._bench(request)
+    bench = evaluate.open_bench(request)
     samples = sum(bench.benchmark.split(side).num_samples for side in ("train", "test"))
     needed = 2 * samples * (2 * 8 * 4 + 16)  # two encoders of width 2 * 8
     room(disk=needed)
@@ -174,7 +174,7 @@ def test_room_for_features_is_needed_until_they_are_there(
 
 
 def test_memory_for_samples_whose_features_are_missing(run: Path, room: Callable[..., None]) -> None:
-    bench = evaluate._bench(EvaluateOptions(run=run, device="cpu"))
+    bench = evaluate.open_bench(EvaluateOptions(run=run, device="cpu"))
     room(memory=1000)
     with pytest.raises(ShortageError, match=r"for the encoder, .* for the frames of ntu60 xview test"):
         check_evaluate(bench, ["linear"])

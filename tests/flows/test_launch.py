@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from flows import cli, launch, rank
+from flows import cli, cli_rank, launch, rank
 from flows.build import pick_ranks_device
 from flows.pretrain import PretrainOptions, pretrain
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -240,7 +240,7 @@ def test_an_error_of_the_program_in_a_rank_is_left_with_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     be_rank(monkeypatch, 1, tmp_path / "error.json")
-    assert cli.main_of_rank("{}", progress=False) == 1
+    assert cli_rank.main("{}", progress=False) == 1
     assert capsys.readouterr() == ("", "")
     ((kind, text),) = rank.left_errors(tmp_path)
     assert kind == rank.BUG
