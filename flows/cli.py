@@ -208,7 +208,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     def work(begun: bool) -> None:
         again = request.model_copy(update={"resume": True}) if begun else request
-        result = finished(again) or pretrain(again, progress=True)
+        result = pretrain(again, progress=True)
         if rank.is_leader():
             print(summary(result))
 

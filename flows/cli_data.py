@@ -4,16 +4,18 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows.service.recording import record
 from shards.catalog import SOURCES
 from shards.errors import ConfigError
-from shards.paths import expand_home
+from shards.paths import expand_home, expand_place
 
 if TYPE_CHECKING:
     from flows.options import LoaderOptions
     from shards.places import Place
+
+Read = TypeVar("Read")
 
 STORAGES = ["float32", "float16", "fixed"]
 RECIPES = "pcm3, ctrgcn or raw"
@@ -38,15 +40,19 @@ def command(
 
 def local_path(text: str) -> Path:
     """A path that the user typed; what is wrong with it ends in the usage."""
-    try:
-        return expand_home(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return _read_typed(expand_home, text)
 
 
 def place_text(text: str) -> str:
     """A path or URL that the user typed."""
-    return text if "://" in text else str(local_path(text))
+    return _read_typed(expand_place, text)
+
+
+def _read_typed(read: Callable[[str], Read], text: str) -> Read:
+    try:
+        return read(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_loader(sub: argparse.ArgumentParser) -> None:

@@ -5,17 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from shards.paths import expand_home
-
-
-def _expand_place(text: str) -> str:
-    return text if "://" in text else str(expand_home(text))
-
+from shards.paths import expand_home, expand_place
 
 LocalPath = Annotated[Path, AfterValidator(expand_home)]
 """A path of this machine, whose `~` is a home folder."""
 
-PlaceText = Annotated[str, BeforeValidator(str), AfterValidator(_expand_place)]
+PlaceText = Annotated[str, BeforeValidator(str), AfterValidator(expand_place)]
 """A path or URL; JSON and Prefect's forms know only text."""
 
 LoaderKind = Literal["auto", "resident", "stream", "dali"]

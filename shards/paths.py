@@ -5,6 +5,11 @@ from pathlib import Path
 from shards.errors import ConfigError
 
 
+def expand_place(text: str) -> str:
+    """A path with its home folder, as `expand_home` gives it; a URL as it is."""
+    return text if "://" in text else str(expand_home(text))
+
+
 def expand_home(path: str | Path) -> Path:
     """The path with a leading `~` or `~name` exchanged for that home folder.
 

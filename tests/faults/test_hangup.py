@@ -18,8 +18,6 @@ from flows.machine.packages import HOME
 from flows.pretrain import PretrainOptions, pretrain
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import read_log
-from pipelines.convert import convert
-from pipelines.synthetic import synthesize
 from tests.flows.serving import PATIENCE, environment, until
 
 EPOCHS = 40
@@ -28,13 +26,6 @@ TINY = (
     *("train.milestones=[30]", "train.post.epochs=0", "train.checkpoint_every=40", "views.frames=16"),
     *("views.clip_frames=4", "views.min_frames=8"),
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archives")
-    raw = synthesize("ntu", folder / "raw", subjects=4, classes=4, samples=48, seed=0, zipped=True)
-    return convert("ntu", [raw], folder / "data", workers=0).folder
 
 
 @pytest.fixture
