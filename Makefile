@@ -43,11 +43,11 @@ guides: $(SETUP)
 
 # The reference pages, from the code.
 docs: $(SETUP)
-	@$(BIN)/python -m flows.reference docs/reference
+	@$(BIN)/python -m flows.cli.reference docs/reference
 
 # three.js, bundled; needs node. The result is committed, so that nobody else does.
 vendor:
-	@cd flows/web && npm ci && npm run build && rm -rf node_modules
+	@cd flows/pages/web && npm ci && npm run build && rm -rf node_modules
 
 lint: $(SETUP)
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run one command of `flows.cli`, from the packages that lie beside this file.
+    """Run one command of `flows.cli.main`, from the packages that lie beside this file.
 
     A folder `flows` of somebody else on PYTHONPATH, or in the working directory, would be found first otherwise; once
     our own is imported, it looks after its siblings (`flows.machine.packages`).
@@ -20,9 +20,10 @@ def main() -> NoReturn:
     sys.modules["flows"] = flows
     spec.loader.exec_module(flows)
 
-    from flows import cli, rank
+    from flows.cli.main import main as run_command
+    from flows.machine import rank
 
-    rank.leave(cli.main())
+    rank.leave(run_command())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The one place that joins the siblings: loaders and views of `pipelines` with encoders and objectives of `models`."""
 
 import os
-from typing import Literal
 
 import torch
 
@@ -16,10 +15,9 @@ from pipelines.loaders.resident import Resident, Shared
 from pipelines.loaders.split import Split
 from pipelines.loaders.stream import Stream
 from pipelines.views.spec import ViewSpec
+from shards.amounts import describe_bytes
 from shards.errors import ConfigError
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
-
-Side = Literal["train", "test"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -125,14 +123,10 @@ def pick_loader(split: Split, kind: LoaderKind, device: torch.device) -> tuple[L
         return kind, "as asked for"
     needed = split.num_frames * NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES * split.dtype.itemsize
     memory = _memory(device)
-    facts = f"the split's frames take {_gigabytes(needed)} of the {_gigabytes(memory)} of memory on {device}"
+    facts = f"the split's frames take {describe_bytes(needed)} of the {describe_bytes(memory)} of memory on {device}"
     if needed <= memory // 4:
         return "resident", f"{facts}, at most a quarter"
     return "stream", f"{facts}, more than a quarter"
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"
 
 
 def _memory(device: torch.device) -> int:

@@ -4,32 +4,25 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from models.objectives.pcm3pp import PCM3PPConfig, check_config
-from models.training import distributed
 from models.training.schedule import TrainConfig
 from pipelines.augmentations.mixing import MIN_ROWS
 from pipelines.loaders.order import WINDOW
 from pipelines.views.methods import PCM3PPViewsConfig
+from shards import trees
 from shards.catalog import dataset
 from shards.errors import ConfigError
-from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
-
-Stream = Literal["joint", "bone", "motion"]
+from shards.frozen import Frozen
+from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS, Stream
 
 # an epoch's order is made at once; that of more samples than these would not fit in memory
 SourceWeight = Annotated[float, Field(gt=0, le=1000)]
 SourceSamples = Annotated[int, Field(ge=1, le=100_000_000)]
-
-
-class Frozen(BaseModel):
-    """Base of the run configurations: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SourceConfig(Frozen):
@@ -209,8 +202,8 @@ def read_config(path: Path) -> PretrainConfig:
 
 def first_difference(a: BaseModel, b: BaseModel) -> str | None:
     """The first key whose values differ, with both values; None when the configurations are equal."""
-    left, right = (dict(sorted(distributed.flat(model.model_dump(mode="json")).items())) for model in (a, b))
-    difference = distributed.first_difference(left, right)
+    left, right = (dict(sorted(trees.flatten(model.model_dump(mode="json")).items())) for model in (a, b))
+    difference = trees.first_difference(left, right)
     return None if difference is None else "{} is {!r} there and {!r} here".format(*difference)
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from flows.evaluate import EvaluateOptions, evaluate, table
+from flows.pages.report import write_report
 from flows.preprocess import PreprocessOptions, preprocess
 from flows.pretrain import PretrainOptions, pretrain, summary
-from flows.report import write_report
 from pipelines.synthetic import synthesize
 
 # From the recipe for small data, what two cores do in a few minutes. The synthetic bodies need a lower rate than

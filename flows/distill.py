@@ -5,16 +5,16 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from flows.config import DataConfig, Frozen, PretrainConfig, SourceConfig, leaf_keys, read_config
-from flows.importing import read_import
+from flows.config import DataConfig, PretrainConfig, SourceConfig, leaf_keys, read_config
 from flows.options import LoaderOptions, LocalPath, PlaceText
 from flows.pretrain import AlsoOptions, PretrainOptions, pretrain
 from flows.recipes import recipe
-from flows.run_folder import RunRecord, read_run
+from flows.run_folder import RunRecord, read_import, read_run
 from models.training.checkpoint import latest_checkpoint, read_header
 from models.training.engine import TrainResult
 from shards.catalog import dataset
 from shards.errors import ConfigError
+from shards.frozen import Frozen
 from shards.places import place
 
 _GIVEN = {"data.dataset", "data.protocol", "data.stream", "data.also", "method"}  # by options of their own

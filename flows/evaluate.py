@@ -13,19 +13,21 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from flows.build import pick_device
-from flows.config import Frozen, apply_overrides, read_config
-from flows.guard import check_evaluate
-from flows.lease import leased
+from flows.config import apply_overrides, read_config
+from flows.machine.gpus import leased
+from flows.machine.room import check_evaluate
 from flows.options import LoaderOptions, LocalPath, PlaceText
 from flows.run_folder import read_run, versions
+from flows.scores.summary import aligned, lines, of_task, subjects
 from flows.tasks.bench import Bench, Benchmark, Source, Subject, scoring
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
-from flows.tasks.summary import aligned, lines, of_task, subjects
 from models.evaluation.results import Setting, TaskResult, hardware, write_results
 from models.training.checkpoint import latest_checkpoint
 from shards.errors import CheckpointError, ConfigError
-from shards.manifest import find_store, read_manifest, sha256_file
+from shards.files import sha256_file
+from shards.frozen import Frozen
+from shards.manifest import find_store, read_manifest
 from shards.places import place
 
 ALL = "all"

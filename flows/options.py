@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from shards.frozen import Frozen
 from shards.paths import expand_home, expand_place
 
 LocalPath = Annotated[Path, AfterValidator(expand_home)]
@@ -16,7 +17,7 @@ PlaceText = Annotated[str, BeforeValidator(str), AfterValidator(expand_place)]
 LoaderKind = Literal["auto", "resident", "stream", "dali"]
 
 
-class LoaderOptions(BaseModel):
+class LoaderOptions(Frozen):
     """How samples reach the device. It changes speed and memory, never a sample, a view or their order.
 
     Attributes:
@@ -27,8 +28,6 @@ class LoaderOptions(BaseModel):
         cache: folder where remote shards stay for the next epoch and run; without it they pass through a temporary one.
         cache_gb: that the cache takes at most, in 10^9 bytes; None for as much as the disk has.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     loader: LoaderKind = "auto"
     workers: int | None = Field(None, ge=0)

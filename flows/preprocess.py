@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.guard import check_preprocess
+from flows.machine.room import check_preprocess
 from flows.options import LocalPath, PlaceText
-from pipelines.convert import ConvertResult, convert
+from pipelines.conversion.convert import ConvertResult, convert
 
 
 class PreprocessOptions(BaseModel):

@@ -4,17 +4,15 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from flows import rank
-from flows.build import Side, build_objective, open_views, pick_device, pick_ranks_device
+from flows.build import build_objective, open_views, pick_device, pick_ranks_device
 from flows.config import (
     DataConfig,
-    Frozen,
     PretrainConfig,
     SourceConfig,
     apply_overrides,
@@ -22,13 +20,13 @@ from flows.config import (
     first_difference,
     read_config,
 )
-from flows.guard import check_pretrain
-from flows.importing import read_import
-from flows.launch import launch
-from flows.lease import leased, visible
+from flows.machine import rank
+from flows.machine.gpus import leased, visible
+from flows.machine.launch import launch
+from flows.machine.room import check_pretrain
 from flows.options import LoaderOptions, LocalPath, PlaceText
 from flows.recipes import recipe
-from flows.run_folder import RunRecord, alone, new_record, read_run, write_run
+from flows.run_folder import RunRecord, alone, new_record, read_import, read_run, write_run
 from flows.tasks.bench import Benchmark
 from models import collectives
 from models.evaluation.features import extract_features
@@ -41,8 +39,11 @@ from models.training.schedule import check_schedule
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.split import Split, open_split
 from shards.errors import CheckpointError, ConfigError
+from shards.frozen import Frozen
 from shards.manifest import find_store, read_manifest
 from shards.places import Place, place
+from shards.skeleton import Stream
+from shards.sources import Side
 
 
 class AlsoOptions(SourceConfig):
@@ -71,7 +72,7 @@ class PretrainOptions(Frozen):
     also: tuple[AlsoOptions, ...] = ()
     """Further data sets, mixed with the first one."""
 
-    stream: Literal["joint", "bone", "motion"] = "joint"
+    stream: Stream = "joint"
     """What a view is made of."""
 
     loader: LoaderOptions = LoaderOptions()
@@ -159,7 +160,7 @@ def _launched(options: PretrainOptions, ranks: int, device: torch.device, progre
     """Train in ranks of this machine."""
     request = options.model_copy(update={"gpus": None, "device": device.type})
     with _leased(options, device, ranks) as gpus, visible(gpus):
-        launch(["-m", "flows.cli_rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
+        launch(["-m", "flows.cli.rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
     result = finished(options)
     assert result is not None, "the ranks ended well without the last checkpoint"
     return result

@@ -12,10 +12,15 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel
 
-from flows.config import Frozen, PretrainConfig
+from flows.config import PretrainConfig
 from shards.errors import ConfigError
-from shards.manifest import Manifest, name_refusals, write_atomic
+from shards.files import name_refusals, write_atomic
+from shards.frozen import Frozen
+from shards.manifest import Manifest
 from shards.places import Place
+from shards.skeleton import Stream
+
+IMPORT = "import.json"
 
 
 class RunRecord(Frozen):
@@ -34,6 +39,36 @@ class RunRecord(Frozen):
     also: tuple[str, ...] = ()
     revision: str
     versions: dict[str, str]
+
+
+class ImportRecord(Frozen):
+    """`import.json` of a run folder: where its weights come from.
+
+    Attributes:
+        repository: whose release it is.
+        file, sha256: name and content of the file.
+        stream: which encoder was taken, or for PCM3, what the user says it was trained on.
+        epoch: whole epochs trained; None when the file does not say.
+        lacks: parts of the model that the file does not hold, so that training cannot go on from it as it was.
+    """
+
+    repository: str
+    file: str
+    sha256: str
+    stream: Stream
+    epoch: int | None
+    lacks: tuple[str, ...]
+
+
+def read_import(run: Path) -> ImportRecord | None:
+    """Where a run's weights come from; None when it was trained here."""
+    path = run / IMPORT
+    if not path.is_file():
+        return None
+    try:
+        return ImportRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: found no readable record ({error}), expected that of an import") from error
 
 
 def read_run(run: Path) -> RunRecord:

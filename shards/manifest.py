@@ -5,19 +5,19 @@ A folder without `manifest.json` is unfinished; with it, everything the manifest
 
 import hashlib
 import json
-import os
 import reprlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from secrets import token_hex
 from typing import Annotated, Any, Self, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from shards.catalog import SOURCES
 from shards.catalog import dataset as dataset_of
 from shards.encoding import Storage
-from shards.errors import DiskError, StoreError, describe_refusal
+from shards.errors import StoreError
+from shards.files import sha256_file, write_atomic
+from shards.frozen import Frozen
 from shards.places import Place
 from shards.remote import failures
 from shards.schema import FORMAT_VERSION
@@ -50,11 +50,7 @@ Count = Annotated[int, Field(ge=0, strict=True)]
 Metres = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileEntry(_Frozen):
+class FileEntry(Frozen):
     """A file of the folder; `path` is relative to it, with forward slashes."""
 
     path: InnerPath
@@ -62,7 +58,7 @@ class FileEntry(_Frozen):
     sha256: Sha256
 
 
-class ShardEntry(_Frozen):
+class ShardEntry(Frozen):
     """A tar shard and its index."""
 
     cell: str
@@ -72,7 +68,7 @@ class ShardEntry(_Frozen):
     frames: Count
 
 
-class CellEntry(_Frozen):
+class CellEntry(Frozen):
     """A cell: its side ("train" or "test") in each "dataset/protocol", and what it holds."""
 
     memberships: dict[str, str]
@@ -80,7 +76,7 @@ class CellEntry(_Frozen):
     frames: Count
 
 
-class Outcome(_Frozen):
+class Outcome(Frozen):
     """A sample that was dropped or repaired, and why."""
 
     key: str
@@ -91,7 +87,7 @@ COUNTS = ("sequences", "samples", "frames", "dropped", "repaired")
 """What a manifest counts, see `counts`."""
 
 
-class Manifest(_Frozen):
+class Manifest(Frozen):
     """What a finished folder is and holds.
 
     Attributes:
@@ -128,81 +124,6 @@ class Manifest(_Frozen):
     def describe(self) -> str:
         """The counts, for people to read."""
         return ", ".join(f"{self.counts[name]:,} {name}" for name in COUNTS if name in self.counts)
-
-
-@contextmanager
-def atomic_path(path: Path, what: str = "this file") -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed.
-
-    Args:
-        path: of the file.
-        what: what its content is called in errors.
-
-    Raises:
-        DiskError: see `name_refusals`.
-    """
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
-    with name_refusals(path, temporary, what):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            sync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync(path.parent)
-
-
-@contextmanager
-def name_refusals(path: Path, temporary: Path | None = None, what: str = "this file") -> Iterator[None]:
-    """Name `path` where the disk refuses to have it written: of itself, a full disk says "No space left on device".
-
-    Args:
-        path: the file or folder that is written.
-        temporary: its name until it is whole.
-        what: what its content is called.
-
-    Raises:
-        DiskError: what was found and expected at `path`. An OSError about something else passes as it is.
-    """
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, ConnectionError | TimeoutError) or not error.errno:
-            raise
-        if not _is_about(error, path, temporary):  # a file that is read to write this one
-            raise
-        found, expected = describe_refusal(error)
-        raise DiskError(error.errno, f"{path}: found {found}, expected {expected} for {what}", str(path)) from error
-
-
-def _is_about(error: OSError, path: Path, temporary: Path | None) -> bool:
-    """Whether the error names the file or folder, what lies in it or what it lies in; or, as a full disk, nothing."""
-    if not isinstance(error.filename, str | bytes):
-        return True
-    name = Path(os.fsdecode(error.filename))
-    return path.is_relative_to(name) or any(name.is_relative_to(own) for own in (path, temporary or path))
-
-
-def sync(path: Path) -> None:
-    """Force a file's or a folder's content to the disk: a rename may otherwise outlive what it names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all; DiskError says why it cannot be."""
-    with atomic_path(path, f"its {len(data):,} bytes") as temporary:
-        temporary.write_bytes(data)
-
-
-def sha256_file(path: Place) -> str:
-    """SHA-256 of a file as 64 hex digits, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO names no `readinto`
 
 
 def file_entry(folder: Path, path: Path) -> FileEntry:
@@ -340,6 +261,22 @@ def find_store(data: Place, dataset: str, recipe: str | None = None) -> Place:
     named = ((name or data.name) + ("" if name in finished else " (unfinished)") for name in candidates)
     there = ", ".join(named) or "nothing"
     raise StoreError(f"{data}: found {there}, expected {wanted} for data set {dataset}")
+
+
+def find_stores(data: Place) -> list[Place]:
+    """`data` itself when it is a store, else the stores in it; StoreError when there is none."""
+    try:
+        if (data / MANIFEST).is_file():
+            return [data]
+        prefixes = tuple(f"{name}-" for name in SOURCES)
+        names = sorted(path.name for path in data.iterdir()) if data.is_dir() else []
+        found = [data / name for name in names if name.startswith(prefixes)]
+        folders = [folder for folder in found if folder.is_dir()]
+    except failures(data) as error:
+        raise StoreError(f"{data}: found no answer ({error}), expected a folder that holds stores") from error
+    if not folders:
+        raise StoreError(f"{data}: found no store, expected a folder with {MANIFEST} or a folder of such folders")
+    return folders
 
 
 def _candidates(data: Place, source: str) -> dict[str, bool]:

@@ -3,9 +3,14 @@
 Joints are zero-based in Kinect v2 order.
 """
 
+from typing import Literal, get_args
+
 NUM_JOINTS = 25
 NUM_PERSONS = 2
 NUM_COORDINATES = 3
+
+FRAME_SIZE = NUM_JOINTS * NUM_COORDINATES * NUM_PERSONS
+"""Entries of a flat frame of a view, V*C*M."""
 
 JOINT_NAMES = (
     "spine base", "spine mid", "neck", "head",
@@ -34,3 +39,8 @@ BODY_PARTS = (
 
 # The joint on the other side of the body; joints of the trunk are their own.
 MIRROR = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 20, 23, 24, 21, 22)
+
+Stream = Literal["joint", "bone", "motion"]
+"""What a view is made of: joint coordinates, bones (child minus parent), or motion (next frame minus this one)."""
+
+STREAMS: tuple[Stream, ...] = get_args(Stream)

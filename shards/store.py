@@ -25,7 +25,7 @@ from shards.encoding import (
     storage_of,
 )
 from shards.errors import StoreError
-from shards.manifest import sync
+from shards.files import sync
 from shards.places import Place
 from shards.remote import failures
 from shards.schema import Quality, SampleInfo, Segment, segment_key

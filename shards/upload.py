@@ -11,7 +11,8 @@ from typing import Any
 from upath import UPath
 
 from shards.errors import StoreError
-from shards.manifest import MANIFEST, FileEntry, file_entry, sha256_file
+from shards.files import sha256_file
+from shards.manifest import MANIFEST, FileEntry, file_entry
 from shards.progress import Progress
 from shards.remote import failures
 

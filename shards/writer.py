@@ -13,7 +13,7 @@ import numpy.typing as npt
 from shards.encoding import FRAMES_MEMBER as FRAMES_MEMBER  # where other modules look for it
 from shards.encoding import Storage, encode_member, member_name
 from shards.errors import StoreError
-from shards.manifest import atomic_path, write_atomic
+from shards.files import atomic_path, write_atomic
 from shards.schema import SampleInfo, Segment
 
 JSON_MEMBER = "json"

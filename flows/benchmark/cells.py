@@ -6,10 +6,10 @@ from itertools import product
 from pathlib import Path
 
 from flows.benchmark.config import BenchmarkConfig, settings
-from flows.config import Stream
 from flows.evaluate import EvaluateOptions
 from flows.pretrain import PretrainOptions
 from shards.places import Place
+from shards.skeleton import Stream
 
 # fusion adds up the class scores of runs that have been scored
 _ORDER: tuple[Stream, ...] = ("bone", "motion", "joint")

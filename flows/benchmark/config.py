@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from flows.config import Frozen, Stream, check_protocol, validated
+from flows.config import check_protocol, validated
 from flows.options import LoaderOptions, LocalPath, PlaceText
 from flows.preprocess import PreprocessOptions
 from flows.service.client import import_prefect
 from flows.service.server import ServerError
 from flows.tasks.registry import TASKS
 from shards.errors import ConfigError
+from shards.frozen import Frozen
+from shards.skeleton import Stream
 
 ALL = "all"
 Overrides = dict[str, JsonValue]

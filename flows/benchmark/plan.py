@@ -12,14 +12,14 @@ from flows.benchmark.config import ALL, BenchmarkConfig
 from flows.build import pick_device, pick_ranks_device
 from flows.config import PretrainConfig, first_difference, read_config
 from flows.evaluate import finished
-from flows.reuse import find_run, identity, is_complete
+from flows.storage.identity import find_run, identity, is_complete
 from flows.tasks.bench import Bench, Benchmark, Source
 from flows.tasks.config import EvaluateConfig
 from flows.tasks.registry import TASKS
 from models.evaluation.results import TaskResult
 from models.training.checkpoint import latest_checkpoint, read_header
 from models.training.runlog import read_log
-from pipelines.convert import ConvertResult, find_existing
+from pipelines.conversion.convert import ConvertResult, find_existing
 from shards.catalog import dataset, source
 from shards.errors import ConfigError, SkelstreamError
 from shards.manifest import find_store, read_manifest

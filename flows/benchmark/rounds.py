@@ -15,10 +15,10 @@ from datetime import UTC, date, datetime
 from pydantic import ValidationError
 
 from flows.benchmark.config import BenchmarkConfig
-from flows.config import Frozen
 from flows.run_folder import revision
 from shards.errors import ConfigError
-from shards.manifest import write_atomic
+from shards.files import write_atomic
+from shards.frozen import Frozen
 
 ONCE = "once"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -13,16 +13,16 @@ from flows.benchmark.plan import Plan, PlannedCell, check, plan
 from flows.benchmark.rounds import CellRecord, RoundRecord, begun_round, new_round, read_rounds
 from flows.benchmark.table import write_tables
 from flows.evaluate import evaluate
-from flows.events import evaluation_regressed, failure_told
 from flows.preprocess import preprocess
 from flows.pretrain import pretrain
-from flows.regression import compare_rounds, tests_of
-from flows.reuse import about_features, about_results, about_run, about_store
 from flows.run_folder import write_model
-from flows.tasks.summary import stored
+from flows.scores.regression import compare_rounds, tests_of
+from flows.scores.summary import stored
+from flows.service.events import evaluation_regressed, failure_told
+from flows.storage.identity import about_features, about_results, about_run, about_store
 from models.evaluation.results import TaskResult
 from shards.errors import SkelstreamError
-from shards.manifest import write_atomic
+from shards.files import write_atomic
 
 Say = Callable[[str], None]
 Step = Callable[[str, Callable[[], Any]], Any]
@@ -165,7 +165,7 @@ def _concluded(done: Plan, failed: Mapping[Cell, str], step: Step, say: Say) -> 
 
 
 def _report(done: Plan) -> None:
-    from flows.report import write_report
+    from flows.pages.report import write_report
 
     runs = [planned.run for planned in done.cells if planned.results]
     write_report(runs, done.config.folder / "report.html", title=_title(done))

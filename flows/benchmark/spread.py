@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from flows.benchmark.cells import Cell, evaluate_options, pretrain_options
 from flows.benchmark.config import BenchmarkConfig
 from flows.benchmark.plan import Plan, PlannedCell
-from flows.reuse import about_results, about_run
+from flows.storage.identity import about_results, about_run
 from shards.errors import ConfigError, SkelstreamError
 from shards.places import Place
 
@@ -34,7 +34,7 @@ EVERY = 5.0
 """Seconds between two looks at a flow run."""
 
 GRACE = 120.0
-"""Seconds in which a crashed flow run may be scheduled again (see `flows.recovery`) before it counts as failed."""
+"""Seconds in which a crashed flow run may be scheduled again (`flows.service.recovery`) before it counts as failed."""
 
 SILENCE = 900.0
 """Seconds for which the server may not answer; it may be restarted meanwhile, and the workers go on without it."""

@@ -5,9 +5,9 @@ from operator import attrgetter
 
 from flows.benchmark.cells import Cell
 from flows.benchmark.plan import Plan
-from flows.compare import Comparison, Format, compare_apart, write
+from flows.scores.compare import Comparison, Format, compare_apart, write
 from models.evaluation.results import TaskResult
-from shards.manifest import write_atomic
+from shards.files import write_atomic
 
 FORMATS: dict[str, Format] = {"table.md": "markdown", "table.csv": "csv", "table.tex": "latex"}
 

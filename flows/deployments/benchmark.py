@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from flows import tracking
 from flows.benchmark.config import BenchmarkOptions, read_benchmark
 from flows.benchmark.plan import plan
 from flows.benchmark.rounds import name_round
 from flows.benchmark.run import BenchmarkResult, run_benchmark
-from flows.benchmark.wording import plan_text
-from flows.tracking import attempt, link, markdown, name_run, slug, table, tell, tracked_flow
+from flows.benchmark.text import plan_text
+from flows.service import tracking
+from flows.service.tracking import attempt, link, markdown, name_run, slug, table, tell, tracked_flow
 
 
 @tracked_flow("benchmark")

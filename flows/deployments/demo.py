@@ -9,7 +9,7 @@ from flows.deployments.pretrain import pretrain_flow
 from flows.evaluate import EvaluateOptions
 from flows.preprocess import PreprocessOptions
 from flows.pretrain import PretrainOptions
-from flows.tracking import attempt, link, name_run, tracked_flow
+from flows.service.tracking import attempt, link, name_run, tracked_flow
 from shards.paths import expand_home
 
 

@@ -2,7 +2,7 @@
 
 from flows.distill import DistillOptions, distill
 from flows.pretrain import summary
-from flows.tracking import attempt, link, name_run, tell, tracked_flow
+from flows.service.tracking import attempt, link, name_run, tell, tracked_flow
 
 
 @tracked_flow("distill")

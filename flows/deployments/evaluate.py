@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from flows import tracking
 from flows.config import read_config
 from flows.evaluate import (
     EvaluateOptions,
@@ -14,11 +13,12 @@ from flows.evaluate import (
     table,
     wanted_tasks,
 )
-from flows.events import failure_told
 from flows.run_folder import versions
+from flows.scores.summary import lines, subjects
+from flows.service import tracking
+from flows.service.events import failure_told
+from flows.service.tracking import attempt, link, markdown, name_run, tell, tracked_flow
 from flows.tasks.bench import Bench
-from flows.tasks.summary import lines, subjects
-from flows.tracking import attempt, link, markdown, name_run, tell, tracked_flow
 from models.evaluation.results import TaskResult, hardware
 
 

@@ -1,7 +1,7 @@
 """An export as a flow run."""
 
-from flows.export import ExportOptions, export
-from flows.tracking import attempt, link, name_run, tracked_flow
+from flows.exchange.export import ExportOptions, export
+from flows.service.tracking import attempt, link, name_run, tracked_flow
 
 
 @tracked_flow("export")

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from flows import tracking
 from flows.preprocess import PreprocessOptions, preprocess
-from flows.tracking import attempt, link, markdown, name_run, table, tell, tracked_flow
+from flows.service import tracking
+from flows.service.tracking import attempt, link, markdown, name_run, table, tell, tracked_flow
+from pipelines.conversion.convert import ConvertResult, default_scratch
 from pipelines.conversion.parts import FILES_PER_PART
 from pipelines.conversion.recordings import list_recordings
-from pipelines.convert import ConvertResult, default_scratch
 from shards.places import place
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import tracking
 from flows.config import PretrainConfig
 from flows.pretrain import PretrainOptions, pretrain, summary
 from flows.run_folder import read_run
-from flows.tracking import attempt, line_chart, link, markdown, name_run, picture, table, tell, tracked_flow
+from flows.service import tracking
+from flows.service.tracking import attempt, line_chart, link, markdown, name_run, picture, table, tell, tracked_flow
 from models.training.runlog import read_log
 
 

@@ -1,4 +1,4 @@
-"""Variants of a method: what each changes of a configuration, at any scale. `flows.methods` has a line about each."""
+"""Variants of a method: what each changes of a configuration, at any scale; `listing` has a line about each."""
 
 from collections.abc import Callable
 from typing import Any

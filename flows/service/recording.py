@@ -62,7 +62,7 @@ def _run(entrypoint: str, options: Any, begun: list[bool]) -> None:
 
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows import tracking
+    from flows.service import tracking
 
     tracking.give_up_at_once()
     tracking.bodies.pop(flow.name, None)

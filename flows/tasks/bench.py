@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flows.build import Side, build_encoder, build_objective, open_views, pick_loader
+from flows.build import build_encoder, build_objective, open_views, pick_loader
 from flows.config import PretrainConfig, check_protocol
 from flows.options import LoaderOptions, PlaceText
 from flows.tasks.config import EvaluateConfig
@@ -29,13 +29,11 @@ from models.evaluation.results import Setting
 from models.evaluation.subsets import split_by_subject
 from models.heads import Projector
 from models.training.checkpoint import Header, encoder_state, load_checkpoint
-from models.training.distributed import first_difference, flat
-from pipelines.loaders.facts import SampleFacts, sample_facts
+from pipelines.loaders.labels import SampleFacts, sample_facts
 from pipelines.loaders.loader import ViewLoader
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import Split, open_split
 from pipelines.loaders.subset import only
-from pipelines.streams import Stream
 from pipelines.views.methods import evaluation_spec
 from pipelines.views.spec import ViewSpec
 from shards.batch import Views
@@ -43,6 +41,9 @@ from shards.catalog import dataset as dataset_named
 from shards.errors import CheckpointError, ConfigError
 from shards.manifest import Manifest, find_store, read_manifest
 from shards.places import Place, place
+from shards.skeleton import Stream
+from shards.sources import Side
+from shards.trees import first_difference, flatten
 
 Subject = Literal["trained", "random encoder", "coordinates"]
 Ids = npt.NDArray[np.int64]
@@ -370,7 +371,7 @@ class Bench:
 
 def _check_config(path: Path, config: PretrainConfig, checkpoint_path: Path, checkpoint: Header) -> None:
     """Refuse a configuration that is not the one the checkpoint was trained by, but for the schedule."""
-    here, there = (flat(tree) for tree in (config.model_dump(mode="json"), checkpoint.meta.get("config", {})))
+    here, there = (flatten(tree) for tree in (config.model_dump(mode="json"), checkpoint.meta.get("config", {})))
     # those of both: an older checkpoint may lack options that came later
     names = [name for name in here if name in there and (not name.startswith("train.") or name == "train.seed")]
     difference = first_difference({name: here[name] for name in names}, {name: there[name] for name in names})

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flows.config import Frozen
 from flows.options import LocalPath, PlaceText
 from models.evaluation.detection.detector import DetectionConfig
 from models.evaluation.features import Layer
@@ -14,6 +13,7 @@ from models.evaluation.linear import LinearConfig
 from models.evaluation.retrieval import RetrievalConfig
 from models.evaluation.subsets import FRACTIONS
 from pipelines.views.downstream import EarlyConfig, OcclusionConfig, RobustnessConfig
+from shards.frozen import Frozen
 
 Sampling = Literal["unstratified", "stratified"]
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -24,7 +24,7 @@ from pipelines.videos.sides import Videos, open_videos
 from pipelines.videos.views import TrainWindows, WholeVideos, frame_windows, whole_video
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError, SkelstreamError
-from shards.manifest import write_atomic
+from shards.files import write_atomic
 from shards.progress import Progress
 from shards.schema import UNKNOWN
 

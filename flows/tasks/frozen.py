@@ -10,7 +10,6 @@ import torch
 from pydantic_core import to_jsonable_python
 from torch import Tensor, nn
 
-from flows.build import Side
 from flows.config import read_config
 from flows.tasks.bench import Bench, Scored, Subject, objection, repeats
 from flows.tasks.config import EvaluateConfig
@@ -23,10 +22,11 @@ from models.evaluation.linear import EncodedViews, LinearConfig, LinearResult, l
 from models.evaluation.metrics import accuracies, accuracy_by_group, calibration, length_group, top_k_accuracy
 from models.evaluation.results import Setting, TaskResult, read_results
 from models.evaluation.retrieval import retrieval
-from pipelines.loaders.facts import SampleFacts
+from pipelines.loaders.labels import SampleFacts
 from pipelines.views.downstream import occluded_spec, up_axis
 from pipelines.views.spec import ViewSpec
 from shards.errors import ConfigError, SkelstreamError, StoreError
+from shards.sources import Side
 
 
 def head_lacks(bench: Bench) -> str | None:

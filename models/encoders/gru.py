@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from models.encoders.recurrence import for_products, run_gru
 from models.norm import BatchStatistics, GlobalBatchNorm
 from shards.errors import CheckpointError
+from shards.frozen import Frozen
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 Direction = Literal["parallel_forward", "bidirectional"]
@@ -20,7 +21,7 @@ Width = Annotated[int, Field(ge=1, le=1 << 16)]
 """Of a layer; beyond it a matrix of the layer alone takes tens of gigabytes."""
 
 
-class EncoderConfig(BaseModel):
+class EncoderConfig(Frozen):
     """Shape of a `GRUEncoder`; the defaults are those of PCM3.
 
     Attributes:
@@ -32,8 +33,6 @@ class EncoderConfig(BaseModel):
             mean takes it away again; that is the released place.
         input_size: V*C*M of one frame.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     hidden: Width = 1024
     layers: int = Field(3, ge=1, le=100)

@@ -7,7 +7,7 @@ import torch
 
 from models.evaluation.features import Features
 from shards.errors import StoreError
-from shards.manifest import atomic_path
+from shards.files import atomic_path
 from shards.npz import read_npz
 
 # array of the file -> its type

@@ -8,11 +8,12 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from shards.errors import ConfigError
-from shards.manifest import atomic_path
+from shards.files import atomic_path
+from shards.frozen import Frozen
 
 Count = Annotated[int, Field(ge=1)]
 Ids = NDArray[np.int64]
@@ -32,7 +33,7 @@ that holds. None of them is in NTU 60.
 """
 
 
-class EpisodeConfig(BaseModel):
+class EpisodeConfig(Frozen):
     """Which episodes are drawn; the defaults are the published ones.
 
     Attributes:
@@ -47,8 +48,6 @@ class EpisodeConfig(BaseModel):
             of the protocol, of which pre-training on the training side has seen nothing, not even without labels.
             "all": both sides. The paper names a protocol (NTU 120 cross-setup) but no side; a number must name both.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ways: int = Field(5, ge=2)
     shots: tuple[Count, ...] = Field((1, 5), min_length=1)

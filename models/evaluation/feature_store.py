@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from models.evaluation.features import Features
 from shards.errors import StoreError, describe_refusal
-from shards.lock import acquire
-from shards.manifest import Count, Sha256, sha256_file, sync
+from shards.files import lock_file, sha256_file, sync
+from shards.frozen import Frozen
+from shards.manifest import Count, Sha256
 
 FORMAT_VERSION = 1
 ABOUT = "about.json"
@@ -37,18 +38,14 @@ _TYPES = {"values.npy": "<f4", "label.npy": "<i8", "sample_id.npy": "<i8"}
 _LEFT = re.compile(r"\.([0-9a-f]{16})\.(?:[0-9a-f]{8}\.tmp|lock)")
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _File(Frozen):
     bytes: Count
     sha256: Sha256
     shape: tuple[Count, ...]
 
 
-class _About(BaseModel):
+class _About(Frozen):
     """`about.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int
     about: dict[str, Any]
@@ -224,7 +221,7 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
     """
     path = folder.with_name(f".{folder.name}.lock")
     with _disk_errors(folder):
-        descriptor = acquire(path, wait=wait)
+        descriptor = lock_file(path, wait=wait)
     try:
         yield descriptor is not None
     finally:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.evaluation.features import Features, encode, extract_features, frozen
@@ -22,13 +22,14 @@ from models.training.precision import products
 from models.training.schedule import Gamma, Rate, check_decay, stepped_rate
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError
+from shards.frozen import Frozen
 from shards.progress import Progress
 
 Count = Annotated[int, Field(ge=1)]
 Split = Callable[[], Iterator[Views]]
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(Frozen):
     """How encoder and layer are trained; the defaults are the published ones (maoyunyao/CMD, semi-supervised script).
 
     Attributes:
@@ -43,8 +44,6 @@ class FinetuneConfig(BaseModel):
             of every fifth.
         seed: of the layer's initial weights.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: Count = 80
     batch_size: Count = 64

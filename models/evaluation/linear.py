@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.evaluation.features import Features, Layer, encode, frozen
@@ -14,12 +14,13 @@ from models.evaluation.metrics import accuracies, check_labels
 from models.training.schedule import Gamma, Rate, check_decay, stepped_rate
 from shards.batch import EpochViews
 from shards.errors import ConfigError, SkelstreamError
+from shards.frozen import Frozen
 from shards.progress import Progress
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class LinearConfig(BaseModel):
+class LinearConfig(Frozen):
     """How the layer is trained; the defaults are those of JHang2020/PCM3.
 
     maoyunyao/CMD: `batch_size=64, epochs=80, milestones=(50, 70)`.
@@ -36,8 +37,6 @@ class LinearConfig(BaseModel):
             they never change, so they are encoded once and kept; about `epochs` times faster, and another setting.
         seed: of the layer's initial weights, and with "centre" of the sample order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: Count = 100
     batch_size: Count = 1024

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError
+from pydantic import Field, FiniteFloat, JsonValue, ValidationError
 
 from shards.errors import SkelstreamError
-from shards.manifest import write_atomic
+from shards.files import write_atomic
+from shards.frozen import Frozen
 
 RESULTS_VERSION = 2
 _AWAY = "move the file away to score again"
@@ -19,7 +20,7 @@ _AWAY = "move the file away to score again"
 Setting = dict[str, str | bool | int | FiniteFloat]
 
 
-class TaskResult(BaseModel):
+class TaskResult(Frozen):
     """The scores of one subject in one setting of a task.
 
     Attributes:
@@ -44,8 +45,6 @@ class TaskResult(BaseModel):
         hardware: see `hardware`.
         versions: package -> version.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     subject: Literal["trained", "random encoder", "coordinates"]

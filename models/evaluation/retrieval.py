@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from models.evaluation.features import Features
 from models.evaluation.metrics import accuracies, check_labels
 from models.evaluation.neighbours import Metric, average_precision, nearest
 from shards.errors import SkelstreamError
+from shards.frozen import Frozen
 
 
-class RetrievalConfig(BaseModel):
+class RetrievalConfig(Frozen):
     """What "nearest" means, and what is scored.
 
     Attributes:
@@ -22,8 +23,6 @@ class RetrievalConfig(BaseModel):
         mean_average_precision: also score the ranking of the whole gallery. It takes a float64 product and a look-up
             of every score, where the neighbours alone take a float32 product.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     k: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     metric: Metric = "cosine"

@@ -15,10 +15,11 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from shards.errors import ConfigError
-from shards.manifest import write_atomic
+from shards.files import write_atomic
+from shards.frozen import Frozen
 from shards.schema import UNKNOWN
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2)
@@ -27,7 +28,7 @@ Numbers = npt.NDArray[np.int64]
 Natural = Annotated[int, Field(ge=0, strict=True)]
 
 
-class Subset(BaseModel):
+class Subset(Frozen):
     """The labelled samples of one draw.
 
     Attributes:
@@ -39,8 +40,6 @@ class Subset(BaseModel):
         key: name of each, where names were given.
         missing_classes: classes of the data set of which nothing was drawn; when stratified those that the split lacks.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fraction: float = Field(gt=0, le=1)
     stratified: bool
@@ -63,10 +62,8 @@ class Subset(BaseModel):
         return self
 
 
-class SubsetLists(BaseModel):
+class SubsetLists(Frozen):
     """What a file of subsets holds: the draws from the training split of one protocol."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
     dataset: str

@@ -8,17 +8,16 @@ feature = encoder(x)[:, -1]  # x (N, T, V*C*M) float32
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import PositiveInt, ValidationError
 from torch import Tensor
 
 from models.encoders.gru import EncoderConfig, GRUEncoder
 from shards.errors import CheckpointError
-from shards.manifest import write_atomic
-
-Stream = Literal["joint", "bone", "motion"]
+from shards.files import write_atomic
+from shards.frozen import Frozen
+from shards.skeleton import Stream
 
 FORMAT_VERSION = 1
 FILE = "encoder.safetensors"
@@ -28,7 +27,7 @@ _KEY = "skelstream"
 _COUNTERS = ("num_batches_tracked", "queue_ptr")
 
 
-class Provenance(BaseModel):
+class Provenance(Frozen):
     """What an encoder was trained on, and so what it expects.
 
     Attributes:
@@ -38,15 +37,13 @@ class Provenance(BaseModel):
         fingerprint: of the store.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     stream: Stream
     frames: PositiveInt
     recipe: str
     fingerprint: str
 
 
-class Header(BaseModel):
+class Header(Frozen):
     """The text of an encoder file.
 
     Attributes:
@@ -55,8 +52,6 @@ class Header(BaseModel):
         provenance: what it was trained on.
         sha256: of the tensors, see `_digest`; safetensors itself has no checksum.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int
     encoder: EncoderConfig

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from models.encoders.gru import EncoderConfig
-from models.exchange.export import Stream, check_tensors, encoder_from_state
+from models.exchange.export import check_tensors, encoder_from_state
 from models.objectives.pcm3_names import from_reference_state
 from models.objectives.pcm3pp import PCM3PPConfig
 from models.torch_file import read_torch_file
 from shards.errors import CheckpointError
+from shards.skeleton import Stream
 
 Method = Literal["pcm3", "cmd"]
 Shapes = dict[str, tuple[int, ...]]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.collectives import gather_rows, rank
@@ -26,6 +26,7 @@ from models.objectives.inputs import check_views
 from models.objectives.outcome import Outcome
 from shards.batch import Views
 from shards.errors import ConfigError
+from shards.frozen import Frozen
 
 Pair = Literal["base", "masked", "predicted", "mix", "clip"]
 # also the order in which the views enter the running statistics of the input norm, which the released code fixes
@@ -38,7 +39,7 @@ Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]
 Weight = Annotated[float, Field(ge=0, le=1e4)]
 
 
-class PCM3PPConfig(BaseModel):
+class PCM3PPConfig(Frozen):
     """Options of PCM3++; the defaults are the paper's.
 
     Attributes:
@@ -65,8 +66,6 @@ class PCM3PPConfig(BaseModel):
             without it the predicted view is a constant (the released bone and motion variant).
         decoder_width: None is half of the hidden width (published: 512 of 1024).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: EncoderConfig = EncoderConfig()
     feature_dim: Width = 128

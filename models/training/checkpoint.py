@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.torch_file import read_torch_file
 from shards.errors import CheckpointError, describe_refusal
-from shards.manifest import atomic_path, name_refusals
+from shards.files import atomic_path, name_refusals
 
 CHECKPOINT_VERSION = 2
 FOLDER = "checkpoints"

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.collectives import rank, world_size
 from shards import errors
 from shards.errors import ConfigError, SkelstreamError
+from shards.trees import first_difference, flatten
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # flows.launch names a file to meet in: the store that torch would open listens on all interfaces
+    # flows.machine.launch names a file to meet in: the store that torch would open listens on all interfaces
     dist.init_process_group(
         backend,
         init_method=os.environ.get("SKELSTREAM_MEETING", "env://"),
@@ -148,7 +149,7 @@ def agree(facts: dict[str, Any]) -> None:
     Raises:
         ConfigError: on every rank, with the first fact that differs.
     """
-    first, *others = [flat(each) for each in exchange(facts)]
+    first, *others = [flatten(each) for each in exchange(facts)]
     for number, other in enumerate(others, 1):
         difference = first_difference(other, first)
         if difference is not None:
@@ -184,19 +185,3 @@ def _error(number: int, problem: dict[str, str]) -> Exception:
     if isinstance(kind, type) and issubclass(kind, SkelstreamError):
         return kind(problem["text"])
     return RuntimeError(f"rank {number}: {problem['kind']}: {problem['text']}")
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested objects by their dotted path."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return leaves
-
-
-def first_difference(found: dict[str, Any], expected: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first name whose values differ, with both; None stands for an absent one."""
-    for name in dict.fromkeys([*expected, *found]):
-        if found.get(name) != expected.get(name):
-            return name, found.get(name), expected.get(name)
-    return None

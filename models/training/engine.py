@@ -31,7 +31,7 @@ from models.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from models.training.distributed import agree, first_difference, flat, leader_first, parallel, together
+from models.training.distributed import agree, leader_first, parallel, together
 from models.training.interruption import Interruption
 from models.training.monitor import Monitor
 from models.training.precision import check_precision, products
@@ -39,6 +39,7 @@ from models.training.runlog import LOG, read_log
 from models.training.schedule import TrainConfig, check_schedule, learning_rate
 from shards.batch import EpochViews, Views
 from shards.errors import CheckpointError, ConfigError
+from shards.trees import first_difference, flatten
 
 _logger = logging.getLogger(__name__)
 
@@ -360,4 +361,4 @@ def _begin(run: Path, resume: bool) -> str | None:
 
 def _without_schedule(meta: dict[str, Any]) -> dict[str, Any]:
     """The leaves of a run's description but for the training configuration, which has rules of its own."""
-    return {name: value for name, value in flat(meta).items() if not name.startswith("config.train.")}
+    return {name: value for name, value in flatten(meta).items() if not name.startswith("config.train.")}

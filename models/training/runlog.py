@@ -20,7 +20,7 @@ from typing import Any
 
 from models.training.growing_files import EventFile, GrowingFile
 from shards.errors import CheckpointError, describe_refusal
-from shards.manifest import write_atomic
+from shards.files import write_atomic
 from shards.progress import tell
 
 LOG = "log.jsonl"

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.training.checkpoint import Header
 from models.training.precision import Precision
 from shards.errors import CheckpointError
+from shards.frozen import Frozen
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -50,7 +51,7 @@ def _check_share(lr: float, weight_decay: float) -> None:
         )
 
 
-class PostConfig(BaseModel):
+class PostConfig(Frozen):
     """Post-distillation: a second stage on fewer terms, at a constant rate and with fresh momentum.
 
     Attributes:
@@ -59,14 +60,12 @@ class PostConfig(BaseModel):
         terms: loss terms that are summed; the others are logged only.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     epochs: int = Field(0, ge=0, le=MAX_EPOCHS)
     lr: Rate = 0.002
     terms: tuple[str, ...] = Field(("distill", "prediction"), min_length=1)
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Frozen):
     """Schedule and rhythm of a run; the defaults are those of JHang2020/PCM3.
 
     Attributes:
@@ -92,8 +91,6 @@ class TrainConfig(BaseModel):
         log_every: steps in a step line of the log.
         explosion: a loss above that multiple of its running median stops the run; 0 never stops it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(451, ge=1, le=MAX_EPOCHS)
     batch_size: Count = 128

@@ -17,7 +17,7 @@ from pipelines.augmentations.draws import choose, subset
 from pipelines.augmentations.masks import run
 from pipelines.augmentations.operation import Key, Mask, Samples
 from shards.errors import ConfigError, StoreError
-from shards.manifest import atomic_path
+from shards.files import atomic_path
 from shards.npz import read_npz
 from shards.paths import expand_home
 from shards.skeleton import BODY_PARTS, JOINT_NAMES, NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipelines.augmentations.draws import uniform, word
+from shards.frozen import Frozen
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,13 @@ class JointMatrices:
         return JointMatrices(other.matrices @ inner, source)
 
 
-class Operation(BaseModel):
+class Operation(Frozen):
     """Base of all operations: immutable options.
 
     Attributes:
         kind: name in `vocabulary.OPERATIONS`; each class fixes its own.
         share: draw as the other views that name the same word here; by default each view draws for itself.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     share: str | None = None

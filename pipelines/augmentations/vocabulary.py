@@ -24,6 +24,7 @@ from pipelines.augmentations.spatial import (
     Shear,
     identity,
 )
+from pipelines.augmentations.streams import ToStream
 from pipelines.augmentations.temporal import (
     CentreCrop,
     ClipCrop,
@@ -34,7 +35,6 @@ from pipelines.augmentations.temporal import (
     StartCrop,
     TemporalShift,
 )
-from pipelines.streams import ToStream
 
 
 def parsed(value: Any) -> Any:

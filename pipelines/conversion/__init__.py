@@ -1,1 +1,1 @@
-"""Raw archives -> units of work -> a finished store folder; `pipelines.convert` puts them together."""
+"""Raw archives -> units of work -> a finished store folder; `pipelines.conversion.convert` puts them together."""

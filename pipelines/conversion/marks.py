@@ -7,18 +7,17 @@ from secrets import token_hex
 from typing import BinaryIO
 
 from isal import isal_zlib
-from pydantic import BaseModel, ConfigDict
 
-from shards.manifest import FileEntry, file_entry, sha256_file
+from shards.files import sha256_file
+from shards.frozen import Frozen
+from shards.manifest import FileEntry, file_entry
 
 
-class Done(BaseModel):
+class Done(Frozen):
     """Files that a unit has finished. They are hashed where they are written, while they are still in memory.
 
     `max_error` is the largest difference (metres) between a stored coordinate and the float32 it stands for.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     files: list[FileEntry]
     max_error: float = 0.0

@@ -18,7 +18,6 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
-from pydantic import BaseModel, ConfigDict
 
 from pipelines.conversion.marks import is_done, read_checked, replacing, write_checked, write_done
 from pipelines.conversion.recordings import Recording
@@ -27,23 +26,20 @@ from pipelines.preprocessing.bodies import present
 from pipelines.preprocessing.recipes import Recipe, recipe
 from shards import catalog
 from shards.cells import memberships
+from shards.encoding import FRAME_SHAPE
 from shards.errors import RawInputError, StoreError
+from shards.frozen import Frozen
 from shards.manifest import STORE, Outcome
 from shards.schema import Quality, SampleInfo, segment_key
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 from shards.store import FRAMES_PER_SHARD, frame_shard_file, write_frames
 
-FRAME_SHAPE = (NUM_PERSONS, NUM_JOINTS, NUM_COORDINATES)
 FRAME_BYTES = 4 * NUM_PERSONS * NUM_JOINTS * NUM_COORDINATES
 
 FILES_PER_PART = 64
 """Large enough that starting a unit costs nothing, small enough that a killed one loses less than a second."""
 
 _BLOCK = 1 << 20
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Parsed:
     faults: tuple[Outcome, ...] = ()
 
 
-class Part(_Frozen):
+class Part(Frozen):
     """The second file of a part; `crc32` is of the first."""
 
     recordings: tuple[Parsed, ...]

@@ -20,7 +20,8 @@ from pipelines.preprocessing.recipes import Recipe, Step, recipe
 from shards import catalog
 from shards.encoding import Storage
 from shards.errors import RawInputError
-from shards.manifest import SHARDS, STORE, FileEntry, Manifest, Outcome, counts, write_atomic, write_manifest
+from shards.files import write_atomic
+from shards.manifest import SHARDS, STORE, FileEntry, Manifest, Outcome, counts, write_manifest
 from shards.progress import Progress
 from shards.schema import FORMAT_VERSION, Quality, SampleInfo, Segment
 from shards.store import create

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shards.errors import StoreError, describe_refusal
-from shards.lock import acquire
+from shards.files import lock_file
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def locked(final: Path) -> Iterator[None]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     path = final.with_name(f".{final.name}.lock")
-    descriptor = acquire(path)
+    descriptor = lock_file(path)
     if descriptor is None:
         raise StoreError(f"{final}: found another process writing it, expected to be the only one")
     try:

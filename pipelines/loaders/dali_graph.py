@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from pipelines.loaders.dali_plan import INPUTS, NodeKind, Plan, Stage
-from pipelines.views.layout import flatten
+from shards.batch import flatten
 from shards.errors import ConfigError, SkelstreamError
 
 Node = Any

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from pipelines.augmentations.operation import JointMatrices, Key, Linear, Mask, Samples, TimeMap
+from pipelines.augmentations.streams import ToStream
 from pipelines.augmentations.temporal import sampling
-from pipelines.streams import ToStream
 from pipelines.views.draw import Drawn, Step, draw_view, joint_matrices, time_index
-from pipelines.views.layout import flatten_mask
 from pipelines.views.spec import View, ViewSpec
+from shards.batch import flatten_mask
 from shards.errors import StoreError
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 

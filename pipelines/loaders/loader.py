@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from pipelines.loaders.ahead import ahead
 from pipelines.loaders.order import Order, Partition, Places
+from pipelines.loaders.prefetch import ahead
 from pipelines.views import Block, make_views, needed_rows
 from pipelines.views.spec import ViewSpec
 from shards.batch import RaggedBatch, Views

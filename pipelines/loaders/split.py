@@ -13,7 +13,8 @@ from pipelines.loaders.order import WINDOW, Order
 from shards.catalog import dataset as dataset_named
 from shards.encoding import Storage, member_dtype
 from shards.errors import ConfigError, StoreError
-from shards.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, read_manifest, sha256_file
+from shards.files import sha256_file
+from shards.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, read_manifest
 from shards.places import Place
 from shards.reader import ShardIndex, read_index, read_samples
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.loaders.copies import Copies
+from pipelines.loaders.cache.fetch import Copies
 from pipelines.loaders.order import Places
 from pipelines.loaders.split import Item, Split
 from shards.batch import RaggedBatch

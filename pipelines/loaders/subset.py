@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.loaders.facts import SampleFacts
+from pipelines.loaders.labels import SampleFacts
 from pipelines.loaders.split import Chosen, Split, SplitShard
 from shards.errors import ConfigError
 

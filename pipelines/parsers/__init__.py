@@ -10,7 +10,8 @@ from pipelines.parsers import ntu, nwucla, pkummd
 from shards.catalog import SOURCES, Catalogue
 from shards.errors import ConfigError
 from shards.schema import RawSequence
-from shards.sources.own import Parser, own_names, own_source
+from shards.sources import Parser
+from shards.sources.own import own_names, own_source
 
 __all__ = ["PARSERS", "SUFFIXES", "BuiltIn", "Parser", "parse", "parser"]
 

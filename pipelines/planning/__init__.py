@@ -1,1 +1,1 @@
-"""What a conversion will take and give, without doing it; `pipelines.plan` puts it together."""
+"""What a conversion will take and give, without doing it; `pipelines.planning.forecast` puts it together."""

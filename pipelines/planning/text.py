@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from pipelines.planning.forecast import Forecast
 from pipelines.planning.inventory import Inventory, Side
 from pipelines.planning.probing import Estimate
-
-if TYPE_CHECKING:
-    from pipelines.plan import Forecast
+from shards.amounts import describe_bytes, describe_duration
 
 SHOWN = 5
 """Files that a summary names of each kind."""
@@ -17,7 +15,7 @@ _WIDTH = 100
 _SHORT = 25
 
 
-def summary(forecast: "Forecast") -> str:
+def summary(forecast: Forecast) -> str:
     """What is there, what is missing, and what a conversion would make of it."""
     inventory = forecast.inventory
     return "\n".join([*_input_lines(inventory), *_count_lines(inventory), *_forecast_lines(forecast)])
@@ -30,8 +28,8 @@ def _input_lines(inventory: Inventory) -> list[str]:
     plain = sum(1 for file in files if not file.member)
     where = " and ".join([*([f"{len(zips)} zips"] if zips else []), *([f"{plain:,} plain files"] if plain else [])])
     lines = [
-        f"{inventory.source}: {len(files):,} raw files in {where}, {_size(sum(f.size for f in files))}"
-        + (f" ({_size(packed)} as they lie)" if zips else ""),
+        f"{inventory.source}: {len(files):,} raw files in {where}, {describe_bytes(sum(f.size for f in files))}"
+        + (f" ({describe_bytes(packed)} as they lie)" if zips else ""),
         f"  {len(inventory.listed):,} recordings to convert, {inventory.samples:,} samples",
     ]
     for title, found in (
@@ -99,7 +97,7 @@ def _side_line(side: Side, unit: str) -> str:
     return f"{name}{side.expected:,} {unit} expected, {side.found:,} found"
 
 
-def _forecast_lines(forecast: "Forecast") -> list[str]:
+def _forecast_lines(forecast: Forecast) -> list[str]:
     good = [probe for probe in forecast.probes if not probe.fault]
     bad = [probe.fault for probe in forecast.probes if probe.fault]
     lines = [f"forecast for recipe {forecast.recipe}, {forecast.dtype}; {len(good)} recordings converted to measure:"]
@@ -107,18 +105,20 @@ def _forecast_lines(forecast: "Forecast") -> list[str]:
     if good:
         lines += [
             f"  frames: {_with_error(forecast.frames, '{:,.0f}'.format)}",
-            f"  store: {_with_error(forecast.store_bytes, _size)}",
-            f"  shards: {forecast.shards:,} in {forecast.cells:,} cells, {_with_error(forecast.shard_bytes, _size)}",
-            f"  room needed while converting: {_with_error(forecast.work_bytes, _size)}{_room(forecast)}",
-            f"  time: about {_duration(forecast.seconds.value)} on {forecast.threads} threads, if the disk keeps up",
+            f"  store: {_with_error(forecast.store_bytes, describe_bytes)}",
+            f"  shards: {forecast.shards:,} in {forecast.cells:,} cells,"
+            f" {_with_error(forecast.shard_bytes, describe_bytes)}",
+            f"  room needed while converting: {_with_error(forecast.work_bytes, describe_bytes)}{_room(forecast)}",
+            f"  time: about {describe_duration(forecast.seconds.value)} on {forecast.threads} threads,"
+            " if the disk keeps up",
         ]
     return [*lines, *([f"  {forecast.found}"] if forecast.found else []), f"  planned in {forecast.took:.1f} s"]
 
 
-def _room(forecast: "Forecast") -> str:
+def _room(forecast: Forecast) -> str:
     if forecast.free_bytes is None:
         return ""
-    free = f"; {_size(forecast.free_bytes)} free"
+    free = f"; {describe_bytes(forecast.free_bytes)} free"
     return free if forecast.enough else f"{free}: NOT ENOUGH"
 
 
@@ -128,16 +128,3 @@ def _with_error(estimate: Estimate, shown: Callable[[float], str]) -> str:
     if not estimate.error:
         return shown(estimate.value)
     return f"{shown(estimate.value)} ± {200 * estimate.error / estimate.value:.0f} %"
-
-
-def _size(number: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.3g} {unit}"
-    return f"{number:.0f} bytes"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,11 +18,12 @@ import numpy.typing as npt
 from pipelines.preprocessing.bodies import count_bodies, present
 from pipelines.preprocessing.recipes import Frames, recipe
 from shards.errors import ConfigError
-from shards.manifest import STORE, Manifest, Outcome, read_manifest, write_atomic
+from shards.files import write_atomic
+from shards.manifest import STORE, Manifest, Outcome, read_manifest
 from shards.places import Place
 from shards.progress import Progress
 from shards.store import Store, StoredSample, open_store
-from shards.verify_shards import expected_samples
+from shards.verify.shards import expected_samples
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,13 +1,9 @@
 """What a store is like, as numbers: the models that `quality.summary` fills in and that become JSON and a page."""
 
-from pydantic import BaseModel, ConfigDict
+from shards.frozen import Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Histogram(_Frozen):
+class Histogram(Frozen):
     """Values by size: counts[i] lie in edges[i]..edges[i + 1], `beyond` lie above the last edge."""
 
     edges: list[float]
@@ -15,7 +11,7 @@ class Histogram(_Frozen):
     beyond: int
 
 
-class Spread(_Frozen):
+class Spread(Frozen):
     """A number of each sample. `quantiles` are by share, "0.5" is the median."""
 
     lowest: float
@@ -25,7 +21,7 @@ class Spread(_Frozen):
     histogram: Histogram
 
 
-class RawQuality(_Frozen):
+class RawQuality(Frozen):
     """The sums of `shards.schema.Quality`, and how many recordings have any of each.
 
     Attributes:
@@ -41,7 +37,7 @@ class RawQuality(_Frozen):
     ids: dict[str, int]
 
 
-class Reason(_Frozen):
+class Reason(Frozen):
     """Outcomes of one kind: numbers in `reason` are left out, `key` is the first sample's."""
 
     reason: str
@@ -49,7 +45,7 @@ class Reason(_Frozen):
     key: str
 
 
-class Bone(_Frozen):
+class Bone(Frozen):
     """A joint and its parent.
 
     Attributes:
@@ -67,7 +63,7 @@ class Bone(_Frozen):
     variation: float
 
 
-class Joint(_Frozen):
+class Joint(Frozen):
     """How a joint moves from frame to frame.
 
     Attributes:
@@ -82,7 +78,7 @@ class Joint(_Frozen):
     frozen: float
 
 
-class Outlier(_Frozen):
+class Outlier(Frozen):
     """A sample of a list; `pipelines.quality.outliers` says what its numbers are.
 
     Attributes:
@@ -102,7 +98,7 @@ class Outlier(_Frozen):
     joint: int | None
 
 
-class Outliers(_Frozen):
+class Outliers(Frozen):
     """The worst samples by one measure; `scores` are those of all samples."""
 
     name: str
@@ -111,7 +107,7 @@ class Outliers(_Frozen):
     samples: list[Outlier]
 
 
-class Statistics(_Frozen):
+class Statistics(Frozen):
     """What a store is like. Counts by a number go by its text; "unknown" where the source does not tell.
 
     Attributes:

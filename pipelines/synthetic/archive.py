@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import ConfigError
-from shards.manifest import name_refusals, sync
+from shards.files import name_refusals, sync
 
 _TIME = (2020, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pipelines.augmentations.draws import choose, uniform
 from pipelines.loaders.order import permutation
-from pipelines.streams import Stream
 from pipelines.videos.sides import Videos
 from pipelines.videos.windows import Coordinates, prepare_video, prepare_windows, window_frames
 from shards.batch import Views
 from shards.encoding import FRAME_SHAPE
 from shards.errors import ConfigError
+from shards.skeleton import Stream
 
 FRAMES = 16
 STRIDES = (3, 5)

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.augmentations.streams import apply_stream
 from pipelines.preprocessing.bodies import present
 from pipelines.preprocessing.recipes import Recipe, cut, fill_persons
 from pipelines.preprocessing.steps import Frames
-from pipelines.streams import Stream, apply_stream
-from pipelines.views.layout import flatten
+from shards.batch import flatten
+from shards.skeleton import Stream
 
 Coordinates = Literal["raw", "recipe"]
 """Metres as the camera saw them; or prepared by the store's recipe, as the clips of pre-training were."""

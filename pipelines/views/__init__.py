@@ -10,10 +10,9 @@ from pipelines.augmentations.mixing import PartnerMix
 from pipelines.augmentations.operation import Blend, Key, Mix, Samples
 from pipelines.views import processor
 from pipelines.views.draw import Drawn, Step, draw_view
-from pipelines.views.layout import flatten, unflatten
 from pipelines.views.render import apply_steps, render
 from pipelines.views.spec import View, ViewSpec
-from shards.batch import RaggedBatch, Views
+from shards.batch import RaggedBatch, Views, flatten, unflatten
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from pipelines.augmentations.joints import JointMask
@@ -25,11 +25,12 @@ from pipelines.augmentations.occlusion import (
 )
 from pipelines.augmentations.operation import Crop, Linear, Operation
 from pipelines.augmentations.spatial import Axis, FixedRotation
+from pipelines.augmentations.streams import ToStream
 from pipelines.augmentations.temporal import CentreCrop, StartCrop
-from pipelines.streams import Stream, ToStream
 from pipelines.views.methods import evaluation_spec
 from pipelines.views.spec import View, ViewSpec
-from shards.skeleton import NUM_JOINTS
+from shards.frozen import Frozen
+from shards.skeleton import NUM_JOINTS, Stream
 
 OcclusionKind = Literal["spatial", "temporal"]
 Curve = Literal["noise", "missing_joints", "shorter", "rotated"]
@@ -47,11 +48,7 @@ Degrees = Annotated[float, Field(ge=-180, le=180)]
 JointCount = Annotated[int, Field(ge=1, le=NUM_JOINTS)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OcclusionConfig(_Frozen):
+class OcclusionConfig(Frozen):
     """Occluded views: "A Benchmark and Beyond", 4.4.2, with a ratio U[0.3, 0.7]; the details are ours.
 
     Attributes:
@@ -100,7 +97,7 @@ def occluded_spec(
     return _one_view(frames, *plain.operations, StoredOcclusion(path=path))
 
 
-class RobustnessConfig(_Frozen):
+class RobustnessConfig(Frozen):
     """Curves of robustness: a level of one degradation each, all else as in the plain views. Levels are ours.
 
     Attributes:
@@ -139,7 +136,7 @@ class RobustnessConfig(_Frozen):
         return {curve: levels for curve, levels in views.items() if levels}
 
 
-class EarlyConfig(_Frozen):
+class EarlyConfig(Frozen):
     """Early prediction: the first part of each action alone, resized to the view.
 
     Attributes:

@@ -18,8 +18,9 @@ from pipelines.augmentations.operation import (
     TimeMap,
     Window,
 )
-from pipelines.streams import Stream, ToStream
+from pipelines.augmentations.streams import ToStream
 from pipelines.views.spec import View
+from shards.skeleton import Stream
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ from torch import Tensor
 from pipelines.augmentations.operation import JointMatrices
 from pipelines.augmentations.spatial import identity
 from pipelines.augmentations.temporal import sampling
-from pipelines.streams import Stream
 from pipelines.views.draw import Drawn
-from pipelines.views.layout import WIDTH
 from shards.batch import RaggedBatch
-from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS, PARENTS
+from shards.skeleton import FRAME_SIZE, NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS, PARENTS, Stream
 
 _log = logging.getLogger(__name__)
 
@@ -129,4 +127,4 @@ def pointwise(
         view = view - mapped(time, torch.tensor(PARENTS, device=device)[:, None, None])
     if stream == "motion":
         view = mapped((time + 1).clamp(max=T - 1), joints) - view
-    return view.reshape(len(begin), T, WIDTH)
+    return view.reshape(len(begin), T, FRAME_SIZE)

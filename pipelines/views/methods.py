@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipelines.augmentations.joints import JointCorruption
 from pipelines.augmentations.masks import BodyPartMask, ClipMask, Persons, Scope, TubeMask, kept_count
@@ -12,17 +12,18 @@ from pipelines.augmentations.motion import MotionMask
 from pipelines.augmentations.noise import GaussianBlur, GaussianNoise
 from pipelines.augmentations.operation import Crop
 from pipelines.augmentations.spatial import AxisMask, Flip, Rotation, Shear
+from pipelines.augmentations.streams import ToStream
 from pipelines.augmentations.temporal import MIN_CROP, CentreCrop, RandomCrop, Reverse, TemporalShift
 from pipelines.augmentations.vocabulary import OneOf
-from pipelines.streams import Stream, ToStream
 from pipelines.views.spec import View, ViewSpec
-from shards.skeleton import NUM_JOINTS
+from shards.frozen import Frozen
+from shards.skeleton import NUM_JOINTS, Stream
 
 MAX_FRAMES = 4096
 """Of a view, to which actions of some hundred frames are resampled."""
 
 
-class PCM3PPViewsConfig(BaseModel):
+class PCM3PPViewsConfig(Frozen):
     """The views of PCM3++; the defaults are those of JHang2020/PCM3, and the paper's clip view.
 
     Attributes:
@@ -42,8 +43,6 @@ class PCM3PPViewsConfig(BaseModel):
         mask_persons: of whom; as released only of the first person.
         clip_frames: frames of the key view that the clip view keeps; not published, 16 of 64 by default.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     frames: int = Field(default=64, ge=16, le=MAX_FRAMES)
     min_ratio: float = Field(default=0.1, gt=0, le=1)

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pipelines.augmentations.mixing import MODES, Mixing, Mixings, pasted_frames, pasted_frames_each
 from pipelines.views.draw import Drawn
-from pipelines.views.layout import WIDTH
 from pipelines.views.recycling import aligned, empty
 from shards.batch import RaggedBatch
-from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
+from shards.skeleton import FRAME_SIZE, NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
 
 _ROWS_A_THREAD = 32
 """Samples for which another thread pays: waking it takes 0.05 ms, making so many views 0.1 ms."""
@@ -50,7 +49,7 @@ def render_rows(batch: RaggedBatch, drawn: Drawn, frames: int) -> Tensor:
 
     assert drawn.window is not None
     samples = len(drawn.window.first)
-    out = empty(samples, frames, WIDTH)
+    out = empty(samples, frames, FRAME_SIZE)
     stored = batch.frames.view(-1).numpy()
     index, joints = drawn.index, drawn.joints
     matrices = None if joints is None else joints.matrices.contiguous().numpy()
@@ -131,7 +130,7 @@ def mix(x: Tensor, rows: Tensor, mixing: Mixing | Mixings) -> Tensor:
         x.view(-1).numpy(),
         rows.numpy(),
         taken.reshape(-1),
-        joints.repeat(WIDTH // NUM_JOINTS, axis=-1).reshape(-1).view(np.uint8),
+        joints.repeat(FRAME_SIZE // NUM_JOINTS, axis=-1).reshape(-1).view(np.uint8),
         each,
         out.view(-1).numpy(),
     )

@@ -5,13 +5,12 @@ from torch import Tensor
 
 from pipelines.augmentations.operation import Free, Linear, Mask, TimeMap
 from pipelines.augmentations.spatial import apply_map
+from pipelines.augmentations.streams import ToStream, apply_stream
 from pipelines.augmentations.temporal import apply_resize
-from pipelines.streams import ToStream, apply_stream
 from pipelines.views import processor
 from pipelines.views.draw import Drawn, Step, interpolated, joint_matrices, time_index
 from pipelines.views.fused import fused
-from pipelines.views.layout import flatten, flatten_mask, unflatten
-from shards.batch import RaggedBatch
+from shards.batch import RaggedBatch, flatten, flatten_mask, unflatten
 
 
 def render(batch: RaggedBatch, drawn: Drawn, frames: int) -> Tensor:

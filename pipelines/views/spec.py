@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipelines.augmentations.operation import Crop, Mask, Mix
 from pipelines.augmentations.vocabulary import AnyOperation
+from shards.frozen import Frozen
 
 
-class View(BaseModel):
+class View(Frozen):
     """One view of a sample.
 
     Attributes:
@@ -17,8 +18,6 @@ class View(BaseModel):
         of: the earlier view that it is made of; None for the stored sample, which a crop must open.
         operations: applied in this order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     of: str | None = None
@@ -57,15 +56,13 @@ class View(BaseModel):
         return any(isinstance(operation, Mask) for operation in self.operations)
 
 
-class ViewSpec(BaseModel):
+class ViewSpec(Frozen):
     """The views of a method.
 
     Attributes:
         frames: T of every view.
         views: each made of the sample or of an earlier view.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     frames: int = Field(default=64, ge=1)
     views: tuple[View, ...] = Field(min_length=1)

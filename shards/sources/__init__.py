@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from shards.errors import raw_error
-from shards.schema import SampleInfo
+from shards.schema import RawSequence, SampleInfo
 
 Side = Literal["train", "test"]
 Rule = Callable[[SampleInfo], Side | None]
@@ -128,3 +128,31 @@ def video_key(key: str) -> str:
     """Key of the video that a trimmed action comes from; a video's own key is returned as it is."""
     match = _SEGMENT.fullmatch(key)
     return match[1] if match else key
+
+
+class Parser(Protocol):
+    """A raw format. What varies (units, versions of the format) are options of the class's `__init__`."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What its files end in: lower case, with the dot."""
+
+    def parse(self, data: bytes, name: str, origin: str) -> RawSequence:
+        """Read one recording.
+
+        Args:
+            data: the file's bytes.
+            name: its base name, which becomes the key.
+            origin: the file for error messages.
+
+        Raises:
+            RawInputError: the file is not what the format demands.
+        """
+
+
+@dataclass(frozen=True)
+class OwnSource:
+    """A data set of one's own: the catalogue's entry, and how its files are read."""
+
+    source: Source
+    parser: Parser

@@ -12,8 +12,7 @@ import numpy as np
 from shards.errors import ConfigError, SkelstreamError, raw_error
 from shards.schema import UNKNOWN, RawSequence, SampleInfo
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS
-from shards.sources import DataSet, Source
-from shards.sources.own import OwnSource, Parser
+from shards.sources import DataSet, OwnSource, Parser, Source
 
 # A store's folder is <source>-<recipe>-<fingerprint>, a cell's <data set>-<protocol>-<side>_...: these forms keep both
 # unambiguous.

@@ -10,47 +10,18 @@ packages (5 ms for 225 of them); a package's code is imported when its name is a
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from shards.errors import ConfigError
-from shards.schema import RawSequence
-from shards.sources import Source
+from shards.sources import OwnSource
+from shards.sources.guards import guarded
 
 if TYPE_CHECKING:  # it takes 11 ms, which built-in sources need not wait for
     from importlib.metadata import EntryPoint
 
 GROUP = "skelstream.sources"
-
-
-class Parser(Protocol):
-    """A raw format. What varies (units, versions of the format) are options of the class's `__init__`."""
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """What its files end in: lower case, with the dot."""
-
-    def parse(self, data: bytes, name: str, origin: str) -> RawSequence:
-        """Read one recording.
-
-        Args:
-            data: the file's bytes.
-            name: its base name, which becomes the key.
-            origin: the file for error messages.
-
-        Raises:
-            RawInputError: the file is not what the format demands.
-        """
-
-
-@dataclass(frozen=True)
-class OwnSource:
-    """A data set of one's own: the catalogue's entry, and how its files are read."""
-
-    source: Source
-    parser: Parser
 
 
 def own_names() -> list[str]:
@@ -98,8 +69,6 @@ def _entry_points(path: tuple[str, ...], current: str) -> Mapping[str, tuple["En
 
 @cache
 def _load(entry_point: "EntryPoint") -> OwnSource:
-    from shards.sources.guards import guarded
-
     where = _label(entry_point)
     try:
         own = entry_point.load()

@@ -20,7 +20,7 @@ from pipelines.synthetic import synthesize
 CONVERT = """
 import sys
 from pathlib import Path
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 
 if __name__ == "__main__":
     convert(sys.argv[1], [Path(sys.argv[2])], Path(sys.argv[3]), workers=int(sys.argv[4]))

@@ -15,7 +15,7 @@ from pathlib import Path
 from flows.evaluate import EvaluateOptions, evaluate
 from flows.pretrain import PretrainOptions, pretrain
 from models.evaluation.results import TaskResult
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 
 VIDEOS = {"subjects": 16, "classes": 51, "samples": 48, "seed": 0}

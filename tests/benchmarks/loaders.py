@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.loaders.loader import PREFETCH, Engine, TorchEngine, ViewLoader
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.order import Partition

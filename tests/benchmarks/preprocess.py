@@ -50,7 +50,18 @@ def reference_seconds(files: list[RawFile], folder: Path) -> float:
 
 def command(raw: Path, data: Path, *options: str) -> tuple[float, int]:
     """Seconds and peak bytes of one `skelstream preprocess`."""
-    words = [sys.executable, "-m", "flows.cli", "preprocess", "ntu", str(raw), "--out", str(data), "--plain", *options]
+    words = [
+        sys.executable,
+        "-m",
+        "skelstream",
+        "preprocess",
+        "ntu",
+        str(raw),
+        "--out",
+        str(data),
+        "--plain",
+        *options,
+    ]
     begin, peak = time.perf_counter(), 0
     running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while running.poll() is None:

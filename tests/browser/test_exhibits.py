@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from flows.pictures import encode
-from flows.web import assets, skeleton
+from flows.pages.player import encode
+from flows.pages.web import assets, skeleton
 
 CLASSES, SAMPLES, COUNT = 4, 24, 6
 
@@ -63,7 +63,7 @@ def page(tmp_path: Path) -> Path:
         },
         "runs": [exhibited("first", wrong=(3,)), exhibited("second", wrong=(), **gone)],
     }
-    environment = Environment(loader=PackageLoader("flows"), autoescape=select_autoescape(default=True))
+    environment = Environment(loader=PackageLoader("flows.pages"), autoescape=select_autoescape(default=True))
     path = tmp_path / "page.html"
     path.write_text(environment.from_string(PAGE).render(exhibits=told, player=assets()), encoding="utf-8")
     return path

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from jinja2 import Environment, PackageLoader
 
-from flows.pictures import GONE, HIDDEN, MIXED
-from flows.stats import stats
-from flows.view import ViewRequest, write_view
-from flows.web import assets, encode, encode_bytes, skeleton
-from pipelines.convert import convert
+from flows.data.stats import stats
+from flows.pages.player import GONE, HIDDEN, MIXED
+from flows.pages.sample.page import ViewRequest, write_view
+from flows.pages.web import assets, encode, encode_bytes, skeleton
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.manifest import STORE
 from shards.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
@@ -60,7 +60,7 @@ def sequence(frames: Floats, title: str = "a clip", **facts: Any) -> dict[str, A
 
 
 def write(folder: Path, *groups: list[dict[str, Any]], up: int = 1, far: bool = False, playing: bool = False) -> Path:
-    environment = Environment(loader=PackageLoader("flows"), autoescape=True)
+    environment = Environment(loader=PackageLoader("flows.pages"), autoescape=True)
     text = environment.from_string(PAGE).render(
         player=assets(), skeleton=skeleton(up), groups=groups, far=far, playing=playing
     )

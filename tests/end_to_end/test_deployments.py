@@ -16,9 +16,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.schemas.automations import EventTrigger
 from prefect.states import Pending
 
-from flows.recovery import AUTOMATIONS, automations
+from flows.service.recovery import AUTOMATIONS, automations
 from models.training.runlog import read_log
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from tests.flows.serving import (
     ROOT,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 from models.training.runlog import LOG
 from shards.manifest import Manifest, read_manifest
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from flows.verify import verify_data
-from pipelines.convert import convert
+from flows.data.verify import verify_data
+from pipelines.conversion.convert import convert
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import open_split
 from pipelines.parsers import parse, parser
@@ -71,7 +71,7 @@ def command(site: Path, tmp_path: Path) -> Callable[..., str]:
 
     def run(*words: str | Path) -> str:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (site, EXAMPLE, ROOT)))}
-        line = [sys.executable, "-m", "flows.cli", *map(str, words)]
+        line = [sys.executable, "-m", "skelstream", *map(str, words)]
         done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from flows.cli import main
-from flows.differences import diff_recipes
-from flows.plan import show_plan
-from flows.repair import repair_data
-from flows.stats import stats
-from flows.verify import verify_data
-from pipelines.convert import convert, default_scratch
+from flows.cli.main import main
+from flows.data.differences import diff_recipes
+from flows.data.plan import show_plan
+from flows.data.repair import repair_data
+from flows.data.stats import stats
+from flows.data.verify import verify_data
+from pipelines.conversion.convert import convert, default_scratch
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import open_split
 from pipelines.loaders.stream import Stream
@@ -109,7 +109,7 @@ def test_the_command_makes_the_same_and_a_second_one_does_nothing(s3: Any, world
     words = ["preprocess", "ntu", world.raw, "--out", f"{s3.url}/out", "--workers", "2", "--plain"]
 
     def run() -> str:
-        command = [sys.executable, "-m", "flows.cli", *words]
+        command = [sys.executable, "-m", "skelstream", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout

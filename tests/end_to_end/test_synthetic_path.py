@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 from models.evaluation.results import read_results
 from shards.manifest import find_store, read_manifest
 

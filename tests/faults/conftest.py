@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 
 

@@ -18,7 +18,7 @@ import pipelines.views.kernels
 import torch._dynamo
 import torch.fx.experimental.symbolic_shapes
 import tensorboard.summary.writer.record_writer
-from flows.cli import main
+from flows.cli.main import main
 
 
 def die():

@@ -21,7 +21,7 @@ import flows.benchmark.run as run
 import flows.benchmark.table as table
 import flows.evaluate as evaluate
 import models.training.engine as engine
-import pipelines.convert as convert
+import pipelines.conversion.convert as convert
 
 PLACES = {
     "publish": (convert, "_publish"),

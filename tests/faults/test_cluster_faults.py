@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.conversion import runners, stages
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, StoreError
 from tests.patience import PATIENCE

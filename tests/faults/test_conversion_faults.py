@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from pipelines import convert as convert_module
 from pipelines.archives import RawFile
+from pipelines.conversion import convert as convert_module
 from pipelines.conversion import stages
+from pipelines.conversion.convert import convert
 from pipelines.conversion.pack import ShardUnit
 from pipelines.conversion.parts import FRAME_BYTES
-from pipelines.convert import convert
 from pipelines.preprocessing.recipes import recipe
 from pipelines.synthetic import synthesize
 from shards.errors import RawInputError, StoreError
-from shards.verify import verify
+from shards.verify.store import verify
 from tests.patience import PATIENCE
 
 # Converts in forked children, each of which is disturbed in its own way, until one gets through undisturbed:
@@ -38,7 +38,7 @@ DISTURBED_AGAIN_AND_AGAIN = """
 import io, json, os, resource, signal, sys, time, traceback
 from pathlib import Path
 from pipelines.conversion import stages
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from shards.errors import StoreError
 
 source, dtype, raw, data, disturbances = *sys.argv[1:5], json.loads(sys.argv[5])
@@ -103,7 +103,7 @@ ON_THREADS = """
 import sys
 from pathlib import Path
 from pipelines.conversion import stages
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 
 if __name__ == "__main__":
     stages.FILES_PER_PART = 1
@@ -531,7 +531,7 @@ def test_a_zip_that_is_replaced_after_it_was_listed_is_one_clear_error(
 TOGETHER = """
 import json, os, random, signal, sys, time
 from pipelines.conversion import stages
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from shards.errors import StoreError
 
 raw, data, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -601,7 +601,7 @@ SLOWLY = """
 import sys, time
 from pipelines.archives import RawFile
 from pipelines.conversion import stages
-from flows.cli import main
+from flows.cli.main import main
 
 stages.FILES_PER_PART = 1
 read = RawFile.read
@@ -627,6 +627,6 @@ def test_an_interrupted_command_ends_in_order_and_the_next_goes_on(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".*.partial/parts/*.json")}
     assert 0 < len(before) < 14
     alone = convert("ntu", [archives["ntu"]], tmp_path / "alone", workers=0)
-    done = subprocess.run([sys.executable, "-m", "flows.cli", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "skelstream", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / alone.folder.name) == contents(alone.folder)

@@ -14,7 +14,7 @@ import pytest
 
 from flows.pretrain import PretrainOptions, pretrain
 from flows.tasks.bench import scoring
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from tests.faults.killing import Command
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from pipelines.convert import convert
-from pipelines.loaders.cache import Cache
-from pipelines.loaders.record import RECORD
+from pipelines.conversion.convert import convert
+from pipelines.loaders.cache.files import Cache
+from pipelines.loaders.cache.index import RECORD
 from pipelines.loaders.split import Split, open_split
 from pipelines.loaders.stream import Stream
 from pipelines.synthetic import synthesize
@@ -277,7 +277,7 @@ FETCHES = """
 import random, sys
 from dataclasses import replace
 from pathlib import Path
-from pipelines.loaders.cache import Cache
+from pipelines.loaders.cache.files import Cache
 from pipelines.loaders.split import open_split
 from shards.places import place
 

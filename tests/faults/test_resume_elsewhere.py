@@ -16,7 +16,7 @@ from flows.options import LoaderOptions
 from flows.pretrain import open_mixture, read_run
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import LOG
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.batch import Views
 from tests.patience import PATIENCE
@@ -79,7 +79,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, run: Path) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-m", "flows.cli", "pretrain", "pcm3pp", "--plain", "--resume", "--device", "cpu"]
+    words = [sys.executable, "-m", "skelstream", "pretrain", "pcm3pp", "--plain", "--resume", "--device", "cpu"]
     words += ["--data", str(data), "--dataset", "ntu60", "--protocol", "xview", "--loader", "resident"]
     words += ["--run", str(run), *(word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}"))]
     return subprocess.Popen(words, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from upath import UPath
 
-from pipelines import convert as convert_module
-from pipelines.convert import convert
+from pipelines.conversion import convert as convert_module
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import StoreError
 from shards.manifest import MANIFEST
@@ -28,7 +28,7 @@ from shards.places import Place, place
 KILLED_AGAIN_AND_AGAIN = """
 import os, random, signal, sys, threading, time
 from pathlib import Path
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from shards import upload
 
 raw, data, scratch = sys.argv[1:]

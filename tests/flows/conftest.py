@@ -20,7 +20,7 @@ import torch
 
 from flows.evaluate import EvaluateOptions, evaluate
 from flows.pretrain import PretrainOptions, pretrain
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from tests.browser.conftest import browser, opened, screenshots
 

@@ -28,7 +28,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-SKELSTREAM = "import sys; from flows.cli import main; sys.exit(main())"
+SKELSTREAM = "import sys; from flows.cli.main import main; sys.exit(main())"
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from flows.tasks.detect import FrameScores, ScoredEpoch, find_all, of_epochs, st
 from models.evaluation.detection.events import Events
 from models.evaluation.detection.segments import PostProcessing
 from models.evaluation.results import TaskResult
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from pipelines.videos.labels import frame_labels
 from pipelines.videos.sides import Videos, open_videos

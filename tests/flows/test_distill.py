@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 from flows.config import read_config
 from flows.distill import DistillOptions, distill, options_of
 from flows.pretrain import AlsoOptions, PretrainOptions, pretrain

@@ -20,7 +20,8 @@ from models.training.checkpoint import encoder_state, latest_checkpoint, load_ch
 from pipelines.loaders.split import open_split
 from pipelines.views.methods import evaluation_spec
 from shards.errors import CheckpointError, ConfigError, SkelstreamError, StoreError
-from shards.manifest import read_manifest, sha256_file
+from shards.files import sha256_file
+from shards.manifest import read_manifest
 
 SHORT = ("linear.epochs=2", "linear.batch_size=16")
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import zarr
 
-from flows.cli import main
+from flows.cli.main import main
 from flows.evaluate import EvaluateOptions, evaluate, finished, left_out
 from flows.pretrain import PretrainOptions, pretrain
 from models.evaluation.results import TaskResult
 from models.training.checkpoint import load_checkpoint, save_checkpoint
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import SkelstreamError
 

@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from flows.evaluate import EvaluateOptions, evaluate
 from flows.pretrain import PretrainOptions, pretrain
 from models.evaluation.results import TaskResult
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import ntu, synthesize
 
 # PCM3++ (arXiv 2406.02978), from 0; its text says 20, its list has 23

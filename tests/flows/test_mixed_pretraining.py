@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main, parser
+from flows.cli.main import main, parser
 from flows.config import read_config
 from flows.pretrain import AlsoOptions, PretrainOptions, finished, pretrain, read_run
 from models.training.checkpoint import load_checkpoint
 from models.training.runlog import LOG, read_log
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import CheckpointError, ConfigError
 from shards.manifest import read_manifest

@@ -7,11 +7,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from flows.benchmark.config import BenchmarkConfig, BenchmarkOptions, read_benchmark
-from flows.cli import main
+from flows.cli.main import main
 from flows.distill import DistillOptions
 from flows.evaluate import EvaluateOptions
-from flows.export import ExportOptions
-from flows.importing import ImportOptions
+from flows.exchange.export import ExportOptions
+from flows.exchange.released import ImportOptions
 from flows.options import LoaderOptions
 from flows.preprocess import PreprocessOptions
 from flows.pretrain import AlsoOptions, PretrainOptions

@@ -19,7 +19,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import demo, tracking
+from flows import demo
 from flows.deployments.demo import demo_flow
 from flows.deployments.evaluate import evaluate_flow
 from flows.deployments.preprocess import preprocess_flow
@@ -27,8 +27,9 @@ from flows.deployments.pretrain import pretrain_flow
 from flows.evaluate import EvaluateOptions, evaluate, finished
 from flows.preprocess import PreprocessOptions
 from flows.pretrain import PretrainOptions
-from flows.recovery import MAX_RUNS, GivenUpError, begin
-from flows.serve import FLOWS
+from flows.service import tracking
+from flows.service.recovery import MAX_RUNS, GivenUpError, begin
+from flows.service.serve import FLOWS
 from models.training.runlog import read_log
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, StoreError

@@ -22,13 +22,13 @@ import flows
 from flows import build, run_folder
 from flows.build import pick_device, pick_loader
 from flows.config import first_difference, read_config
-from flows.export import export
+from flows.exchange.export import export
 from flows.options import LoaderOptions
 from flows.pretrain import PretrainOptions, finished, pretrain, summary
 from flows.run_folder import read_run, revision
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import LOG, TIME_FIELDS, read_log
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.loaders.loader import ViewLoader
 from pipelines.synthetic import synthesize
 from shards.batch import Views
@@ -469,7 +469,7 @@ def test_a_split_is_resident_when_it_takes_a_quarter_of_the_memory_at_most(
     kind, why = pick_loader(split, "auto", cpu)
     assert kind == expected
     assert re.fullmatch(
-        r"the split's frames take \S+ GB of the \S+ GB of memory on cpu, (at most|more than) a quarter", why
+        r"the split's frames take \S+ [MGk]+B of the \S+ [MGk]+B of memory on cpu, (at most|more than) a quarter", why
     )
     for named in ("resident", "stream", "dali"):
         assert pick_loader(split, named, cpu) == (named, "as asked for")

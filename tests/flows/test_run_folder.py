@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from flows.run_folder import alone
-from flows.whole_folder import whole_folder
 from shards.errors import DiskError
-from shards.manifest import write_atomic
+from shards.files import whole_folder, write_atomic
 
 
 def test_a_run_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -30,7 +29,7 @@ def test_a_lock_without_room_names_the_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("at", ["shards.manifest.sync", "flows.whole_folder.sync"])
+@pytest.mark.parametrize("at", ["shards.files.sync"])
 def test_a_folder_that_cannot_become_whole_is_named_as_the_user_did_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, at: str
 ) -> None:

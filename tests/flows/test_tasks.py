@@ -12,15 +12,15 @@ import torch
 
 import flows.evaluate
 from flows.evaluate import EvaluateOptions, evaluate, finished, left_out, table
+from flows.pages.report import write_report
+from flows.pages.report.runs import group_runs, read_runs
+from flows.pages.report.score_figures import level_charts, reliability, timelines
 from flows.pretrain import PretrainOptions, pretrain
-from flows.report import write_report
-from flows.report.runs import group_runs, read_runs
-from flows.report.score_figures import level_charts, reliability, timelines
 from flows.tasks.registry import TASKS
 from models.evaluation.class_scores import read_class_scores
 from models.evaluation.results import TaskResult
 from models.evaluation.subsets import SubsetLists
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError
 from shards.manifest import read_manifest

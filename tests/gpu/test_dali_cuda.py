@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from pipelines.loaders.dali import DaliViews
-from pipelines.streams import Stream
 from pipelines.views import Block, make_views, needed_rows
 from pipelines.views.methods import PCM3PPViewsConfig
 from pipelines.views.spec import ViewSpec
 from shards.batch import RaggedBatch, Views
+from shards.skeleton import Stream
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import lease
-from flows.lease import gpu_names, held, leased
+from flows.machine import gpus as lease
+from flows.machine.gpus import gpu_names, held, leased
 from shards.errors import ConfigError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -16,11 +16,10 @@ from pipelines.augmentations.masks import main_person_only, part_mask
 from pipelines.augmentations.mixing import Mixing, apply_mix, weight
 from pipelines.augmentations.operation import Window
 from pipelines.augmentations.spatial import apply_matrices, shear_matrix
+from pipelines.augmentations.streams import Stream, apply_stream
 from pipelines.augmentations.temporal import apply_resize, centre_crop
-from pipelines.streams import Stream, apply_stream
 from pipelines.views import Block, partner_rows
-from pipelines.views.layout import flatten
-from shards.batch import RaggedBatch
+from shards.batch import RaggedBatch, flatten
 from shards.skeleton import BODY_PARTS
 
 TOLERANCE = 1e-5

@@ -261,7 +261,7 @@ def test_a_process_whose_files_cannot_grow_goes_on_with_one_line(tmp_path: Path)
 CONVERTED = """
 import sys
 from pathlib import Path
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 
 here = Path(sys.argv[1])

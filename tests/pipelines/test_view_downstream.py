@@ -10,7 +10,6 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from pipelines.augmentations.draws import uniform
-from pipelines.streams import Stream
 from pipelines.views import make_views
 from pipelines.views.downstream import (
     EarlyConfig,
@@ -19,12 +18,11 @@ from pipelines.views.downstream import (
     occluded_spec,
     up_axis,
 )
-from pipelines.views.layout import unflatten
 from pipelines.views.methods import evaluation_spec
 from pipelines.views.spec import ViewSpec
-from shards.batch import RaggedBatch
+from shards.batch import RaggedBatch, unflatten
 from shards.errors import StoreError
-from shards.skeleton import PARENTS
+from shards.skeleton import PARENTS, Stream
 
 Array = npt.NDArray[np.float64]
 

@@ -24,6 +24,7 @@ from pipelines.augmentations.spatial import (
     Shear,
     apply_map,
 )
+from pipelines.augmentations.streams import ToStream
 from pipelines.augmentations.temporal import (
     CentreCrop,
     ClipCrop,
@@ -35,12 +36,10 @@ from pipelines.augmentations.temporal import (
     TemporalShift,
 )
 from pipelines.augmentations.vocabulary import OneOf
-from pipelines.streams import ToStream
 from pipelines.views.draw import Drawn, draw_view
-from pipelines.views.layout import flatten, unflatten
 from pipelines.views.render import apply_steps, render_plain
 from pipelines.views.spec import View
-from shards.batch import RaggedBatch
+from shards.batch import RaggedBatch, flatten, unflatten
 from shards.skeleton import PARENTS
 
 Array = npt.NDArray[np.float64]

@@ -18,14 +18,13 @@ from torch._inductor import metrics
 
 from pipelines.augmentations.mixing import Mixing, Mixings, apply_mix, apply_mixings
 from pipelines.augmentations.operation import JointMatrices, Window
-from pipelines.streams import Stream
 from pipelines.views import fused as fused_module
 from pipelines.views import processor, recycling
 from pipelines.views.draw import Drawn
 from pipelines.views.fused import Fused, complete, pointwise
-from pipelines.views.layout import flatten, unflatten
 from pipelines.views.render import hidden, render, render_plain
-from shards.batch import RaggedBatch
+from shards.batch import RaggedBatch, flatten, unflatten
+from shards.skeleton import Stream
 
 STREAMS: tuple[Stream, ...] = ("joint", "bone", "motion")
 TOLERANCE = 1e-6

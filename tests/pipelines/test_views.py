@@ -14,13 +14,11 @@ from pydantic import ValidationError
 
 from pipelines.augmentations.draws import uniform
 from pipelines.augmentations.operation import Samples
-from pipelines.streams import Stream
 from pipelines.views import Block, draw_blend, make_views, needed_rows
-from pipelines.views.layout import flatten, unflatten
 from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
-from shards.batch import RaggedBatch, Views
+from shards.batch import RaggedBatch, Views, flatten, unflatten
 from shards.errors import ConfigError
-from shards.skeleton import BODY_PARTS, PARENTS
+from shards.skeleton import BODY_PARTS, PARENTS, Stream
 
 Array = npt.NDArray[np.float64]
 

@@ -12,16 +12,8 @@ from typing import Any
 import pytest
 
 from shards.errors import ConfigError, DiskError, SkelstreamError, StoreError
-from shards.manifest import (
-    atomic_path,
-    find_store,
-    fingerprint,
-    folder_name,
-    read_manifest,
-    sha256_file,
-    write_atomic,
-    write_manifest,
-)
+from shards.files import atomic_path, sha256_file, write_atomic
+from shards.manifest import find_store, fingerprint, folder_name, read_manifest, write_manifest
 
 Make = Callable[..., Path]
 

@@ -20,8 +20,7 @@ from shards.sources.own import own_source
 
 MODULE = """
 from shards.schema import RawSequence, SampleInfo
-from shards.sources import DataSet, Source, by
-from shards.sources.own import OwnSource
+from shards.sources import DataSet, OwnSource, Source, by
 
 RULE = by("subject", train=(1,), test=(2,))
 

@@ -21,7 +21,8 @@ from pipelines.loaders.stream import Stream
 from shards import remote
 from shards.encoding import STORAGES, Storage
 from shards.errors import StoreError
-from shards.manifest import MANIFEST, file_entry, find_store, read_manifest, sha256_file, write_atomic
+from shards.files import sha256_file, write_atomic
+from shards.manifest import MANIFEST, file_entry, find_store, read_manifest
 from shards.places import place
 from shards.reader import read_index, read_samples, read_shard
 from shards.remote import ATTEMPTS, MAX_GAP, MAX_REQUEST, failures, fetch, merge_ranges

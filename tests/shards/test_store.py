@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shards.encoding import STORAGES, Storage, encode_array, kept
 from shards.errors import StoreError
-from shards.manifest import sha256_file
+from shards.files import sha256_file
 from shards.schema import Quality, SampleInfo, Segment
 from shards.store import FRAMES_PER_CHUNK, FRAMES_PER_SHARD, Store, create, frame_shard_file, open_store, write_frames
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from models.evaluation.detection.segments import PostProcessing
@@ -21,6 +21,7 @@ from models.evaluation.metrics import check_labels
 from models.training.schedule import Gamma, Rate, check_decay, stepped_rate
 from shards.batch import EpochViews, Views
 from shards.errors import ConfigError, SkelstreamError
+from shards.frozen import Frozen
 from shards.progress import Progress
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -28,7 +29,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 _FRAME_CLASSES = "x/action"
 
 
-class DetectionConfig(BaseModel):
+class DetectionConfig(Frozen):
     """How frames are scored, and actions made of the scores; the defaults are the published setting.
 
     Attributes:
@@ -68,8 +69,6 @@ class DetectionConfig(BaseModel):
         post: from scores to actions.
         seed: of the layer's initial weights; with "dense" also of the frames and their order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["window", "dense"] = "window"
     coordinates: Literal["raw", "recipe"] = "raw"

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from models.evaluation.detection.events import Events, FloatArray
 from shards.errors import ConfigError
+from shards.frozen import Frozen
 
 Probabilities = npt.NDArray[np.float32] | FloatArray
 """(T, C) of T frames; class 0 is the background, the others are 1..C-1 as in `Events`."""
@@ -26,7 +27,7 @@ ORIGINAL_FRAMES = 9000
 _WINDOW, _STEP, _SHARE = 15, 2, 0.1
 
 
-class PostProcessing(BaseModel):
+class PostProcessing(Frozen):
     """How actions are found; the defaults are the published ones, apart from the padding.
 
     Attributes:
@@ -36,8 +37,6 @@ class PostProcessing(BaseModel):
         activity: least probability of any action in an active frame, of "threshold".
         pad_to: frames to which each video is filled with background; 9000 is what the original does.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     search: Literal["threshold", "window"] = "threshold"
     half_width: int = Field(HALF_WIDTH, ge=1, le=1_000_000)

@@ -8,8 +8,7 @@ import numpy as np
 from shards.errors import raw_error
 from shards.joints import Origin, joint_map
 from shards.schema import RawSequence, SampleInfo
-from shards.sources import DataSet, Source, by, name_fields
-from shards.sources.own import OwnSource
+from shards.sources import DataSet, OwnSource, Source, by, name_fields
 
 GESTURES = ("wave", "point", "clap", "bow", "kick")
 

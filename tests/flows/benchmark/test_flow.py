@@ -19,7 +19,7 @@ from flows.deployments.benchmark import benchmark_flow
 from flows.deployments.distill import distill_flow
 from flows.deployments.export import export_flow
 from flows.distill import DistillOptions
-from flows.export import ExportOptions, export
+from flows.exchange.export import ExportOptions, export
 from flows.pretrain import PretrainOptions
 from shards.errors import ConfigError
 from tests.patience import PATIENCE

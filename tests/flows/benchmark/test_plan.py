@@ -10,7 +10,7 @@ import pytest
 
 from flows.benchmark.config import BenchmarkConfig
 from flows.benchmark.plan import plan
-from flows.benchmark.wording import plan_text
+from flows.benchmark.text import plan_text
 from flows.evaluate import EvaluateOptions, evaluate
 from models.training.runlog import LOG
 from shards.errors import ConfigError, SkelstreamError, StoreError

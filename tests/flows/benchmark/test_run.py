@@ -13,9 +13,9 @@ import pytest
 from flows.benchmark import run as running
 from flows.benchmark.config import BenchmarkConfig, read_benchmark
 from flows.benchmark.run import BenchmarkResult, CellsFailedError, run_benchmark
-from flows.cli import main
+from flows.cli.main import main
 from flows.evaluate import EvaluateOptions, finished
-from flows.regression import Change
+from flows.scores.regression import Change
 from models.evaluation.results import write_results
 from models.training.divergence import DivergenceError
 from shards.errors import ConfigError

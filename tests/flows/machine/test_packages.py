@@ -37,7 +37,7 @@ def test_python_m_flows_runs_in_such_a_repository(name: str, tmp_path: Path) -> 
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").touch()
     env = os.environ | {"PYTHONPATH": str(HOME)}
-    assert "pcm3pp" in run([sys.executable, "-m", "flows.cli", "methods"], tmp_path, env)
+    assert "pcm3pp" in run([sys.executable, "-m", "skelstream", "methods"], tmp_path, env)
     assert f"{HOME}" in run([sys.executable, "-c", f"import flows, {name}; print({name}.__file__)"], tmp_path, env)
 
 

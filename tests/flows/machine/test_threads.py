@@ -13,7 +13,7 @@ from flows.machine.threads import set_thread_defaults
 
 def openmp(**env: str) -> dict[str, str]:
     """Variables of OpenMP in a new process that has imported the command line."""
-    program = "import json, os, sys, flows.cli; assert 'torch' not in sys.modules; print(json.dumps(dict(os.environ)))"
+    program = "import json, os, sys, flows; assert 'torch' not in sys.modules; print(json.dumps(dict(os.environ)))"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run([sys.executable, "-c", program], env=kept | env, capture_output=True, text=True, check=True)
     return {name: value for name, value in json.loads(done.stdout).items() if name.startswith(("OMP_", "GOMP_"))}

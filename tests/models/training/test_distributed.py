@@ -13,9 +13,9 @@ from torch import nn
 
 from models.training import distributed
 from models.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from models.training.distributed import flat
 from models.training.runlog import LOG, TIME_FIELDS
 from shards.errors import ConfigError
+from shards.trees import flatten
 from tests.patience import PATIENCE
 from tests.ports import free_port
 
@@ -256,7 +256,7 @@ def assert_close(left: Path, right: Path) -> None:
         for name, tensor in ours.items():
             torch.testing.assert_close(tensor, theirs[name], atol=1e-9, rtol=1e-9, msg=name)
     for one, other in zip(log(left), log(right), strict=True):
-        ours, theirs = ({k: v for k, v in flat(line).items() if k not in TIME_FIELDS} for line in (one, other))
+        ours, theirs = ({k: v for k, v in flatten(line).items() if k not in TIME_FIELDS} for line in (one, other))
         assert ours.pop("kind") == theirs.pop("kind")
         assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9)
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.archives import damage, find_files
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.parsers import ntu, nwucla, pkummd
 from shards.errors import RawInputError
 

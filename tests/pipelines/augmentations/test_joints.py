@@ -15,8 +15,8 @@ from pipelines.augmentations.joints import (
 )
 from pipelines.augmentations.operation import Key, Linear, Samples
 from pipelines.augmentations.spatial import apply_map, apply_matrices
-from pipelines.streams import apply_stream
-from pipelines.views.layout import flatten, unflatten
+from pipelines.augmentations.streams import apply_stream
+from shards.batch import flatten, unflatten
 from shards.skeleton import BODY_PARTS, PARENTS
 
 KEY = Key(seed=1, epoch=0, step=0, view="base")

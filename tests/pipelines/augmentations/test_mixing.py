@@ -26,7 +26,7 @@ from pipelines.augmentations.mixing import (
     weight,
 )
 from pipelines.augmentations.operation import Blend, Key, Samples
-from pipelines.views.layout import flatten, unflatten
+from shards.batch import flatten, unflatten
 from shards.errors import ConfigError
 from shards.skeleton import BODY_PARTS
 

@@ -7,7 +7,7 @@ import torch
 
 from pipelines.augmentations.motion import MotionMask, motion, scaled_motion, target_patches
 from pipelines.augmentations.operation import Key, Samples
-from pipelines.views.layout import flatten, unflatten
+from shards.batch import flatten, unflatten
 from shards.errors import ConfigError
 
 KEY = Key(seed=1, epoch=0, step=0, view="masked")

@@ -12,8 +12,8 @@ from pipelines.augmentations.draws import uniform
 from pipelines.augmentations.noise import GaussianBlur, GaussianNoise, normal
 from pipelines.augmentations.operation import Free, Key, Samples
 from pipelines.views.draw import Step
-from pipelines.views.layout import flatten
 from pipelines.views.render import apply_steps
+from shards.batch import flatten
 
 KEY = Key(seed=1, epoch=2, step=3, view="base")
 FREE = [GaussianNoise(), GaussianNoise(present=True), GaussianBlur(), GaussianBlur(released=True)]

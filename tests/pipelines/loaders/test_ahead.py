@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.loaders import ahead as ahead_module
-from pipelines.loaders.ahead import NAME, ahead
+from pipelines.loaders import prefetch as ahead_module
+from pipelines.loaders.prefetch import NAME, ahead
 from tests.patience import PATIENCE
 
 WORKERS = [0, 1, 2, 5]

@@ -16,6 +16,7 @@ from pipelines.augmentations.masks import ClipMask
 from pipelines.augmentations.occlusion import SpatialOcclusion, StoredOcclusion, store_occlusion
 from pipelines.augmentations.operation import Crop, Free, JointMatrices, Key, Linear, Mask, Mix, Samples, TimeMap
 from pipelines.augmentations.spatial import Shear, identity
+from pipelines.augmentations.streams import ToStream
 from pipelines.augmentations.temporal import CentreCrop, RandomCrop
 from pipelines.augmentations.vocabulary import OPERATIONS, OneOf
 from pipelines.loaders.dali import DaliEngine, DaliViews
@@ -24,13 +25,13 @@ from pipelines.loaders.order import Partition
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import Split, open_split
 from pipelines.loaders.stream import Stream as Shards
-from pipelines.streams import Stream, ToStream
 from pipelines.views import Block, make_views, needed_rows
 from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch, Views
 from shards.encoding import Storage
 from shards.errors import ConfigError, SkelstreamError
+from shards.skeleton import Stream
 
 pytest.importorskip("nvidia.dali", reason="DALI exists for Linux only")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from pipelines.loaders.facts import sample_facts
+from pipelines.loaders.labels import sample_facts
 from pipelines.loaders.split import Split, open_split
 from shards.errors import StoreError
 from shards.manifest import STORE, read_manifest, write_manifest

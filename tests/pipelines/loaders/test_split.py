@@ -11,7 +11,8 @@ import pytest
 from pipelines.loaders.split import Item, Split, open_split
 from shards.encoding import Storage
 from shards.errors import ConfigError, StoreError
-from shards.manifest import read_manifest, sha256_file, write_manifest
+from shards.files import sha256_file
+from shards.manifest import read_manifest, write_manifest
 from shards.reader import read_shard
 from shards.writer import write_shard
 

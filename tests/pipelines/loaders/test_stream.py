@@ -20,10 +20,10 @@ import pytest
 import torch
 from upath import UPath
 
-from pipelines.loaders import cache as cache_module
-from pipelines.loaders import copies
-from pipelines.loaders.ahead import ahead
+from pipelines.loaders.cache import fetch as copies
+from pipelines.loaders.cache import files as cache_module
 from pipelines.loaders.order import Places
+from pipelines.loaders.prefetch import ahead
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import Split, open_split
 from pipelines.loaders.stream import Stream

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from pipelines.loaders.facts import SampleFacts, sample_facts
+from pipelines.loaders.labels import SampleFacts, sample_facts
 from pipelines.loaders.loader import Engine, TorchEngine, ViewLoader
 from pipelines.loaders.mixture import Part, mixed
 from pipelines.loaders.order import Partition

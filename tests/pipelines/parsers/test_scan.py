@@ -267,7 +267,7 @@ def test_nothing_is_read_outside_the_text_and_first_calls_of_many_threads_are_sa
 
 
 def test_whoever_only_asks_for_names_does_not_wait_for_the_compiler() -> None:
-    code = "import sys, flows.cli, pipelines.parsers; print('numba' in sys.modules)"
+    code = "import sys, flows.cli.main, pipelines.parsers; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.differences import diff_recipes, pair_steps
-from pipelines.convert import convert
+from flows.data.differences import diff_recipes, pair_steps
+from pipelines.conversion.convert import convert
 from pipelines.preprocessing.recipes import recipe
 from pipelines.quality import differences as differences_module
 from pipelines.quality.differences import CSV_COLUMNS, compare_clips, differences

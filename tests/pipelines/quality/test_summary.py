@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.convert import convert
+from pipelines.conversion.convert import convert
 from pipelines.quality import measures as measures_module
 from pipelines.quality.measures import measure_store
 from pipelines.quality.statistics import Outlier, Statistics

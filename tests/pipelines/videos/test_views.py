@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from pipelines.augmentations.draws import uniform
+from pipelines.augmentations.streams import apply_stream
 from pipelines.loaders.order import permutation
-from pipelines.streams import apply_stream
 from pipelines.videos import views
 from pipelines.videos.sides import Videos, open_videos
 from pipelines.videos.views import TrainWindows, WholeVideos, frame_windows, whole_video
-from pipelines.views.layout import flatten
-from shards.batch import EpochViews, Views
+from shards.batch import EpochViews, Views, flatten
 from shards.errors import ConfigError
 
 

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.augmentations.streams import apply_stream
 from pipelines.preprocessing.recipes import recipe
-from pipelines.streams import apply_stream
 from pipelines.videos.windows import prepare_video, prepare_windows, whole, window_frames
-from pipelines.views.layout import flatten, unflatten
+from shards.batch import flatten, unflatten
 from shards.skeleton import SPINE_MID
 
 

@@ -1,0 +1,1 @@
+"""What can be asked of raw archives and stores, beside their conversion."""

@@ -1,0 +1,1 @@
+"""Encoders out to other programs, and released weights in."""

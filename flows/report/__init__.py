@@ -1,5 +1,0 @@
-"""The report: one self-contained page about one run or many."""
-
-from flows.report.page import write_report
-
-__all__ = ["write_report"]

@@ -1,0 +1,1 @@
+"""Copies of remote shards on a local disk."""

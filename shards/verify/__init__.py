@@ -1,0 +1,1 @@
+"""Verification of a store and its shards against the manifest."""
