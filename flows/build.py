@@ -1,23 +1,31 @@
 """The one place that joins the siblings: loaders and views of `pipelines` with encoders and objectives of `models`."""
 
 import os
+from pathlib import Path
+from typing import cast
 
 import torch
 
 from flows.config import PretrainConfig
 from flows.options import LoaderKind, LoaderOptions
-from models.encoders.gru import GRUEncoder
-from models.objectives.pcm3pp import PCM3PP
+from models.encoders.encoder import Encoder
+from models.exchange.export import check_tensors
+from models.objectives.objective import Objective
+from models.training.checkpoint import latest_checkpoint, load_checkpoint, part_of_state
 from pipelines.loaders.dali import DaliEngine
 from pipelines.loaders.loader import Engine, TorchEngine, ViewLoader
-from pipelines.loaders.order import Partition
+from pipelines.loaders.order import WINDOW, Partition
 from pipelines.loaders.resident import Resident, Shared
 from pipelines.loaders.split import Split
 from pipelines.loaders.stream import Stream
 from pipelines.views.spec import ViewSpec
 from shards.amounts import describe_bytes
-from shards.errors import ConfigError
+from shards.errors import CheckpointError, ConfigError
+from shards.files import sha256_file
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
+
+ANY_LOADER = LoaderOptions()
+"""Resident where the split fits, else streamed."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -54,9 +62,9 @@ def pick_ranks_device(name: str, ranks: int) -> torch.device:
 def open_views(
     split: Split,
     spec: ViewSpec,
-    options: LoaderOptions,
+    options: LoaderOptions = ANY_LOADER,
     *,
-    window: int,
+    window: int = WINDOW,
     batch_size: int,
     seed: int,
     device: torch.device,
@@ -135,15 +143,44 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def build_objective(config: PretrainConfig) -> PCM3PP:
-    """The objective with the parameters its seed gives."""
-    return PCM3PP(config.objective, seed=config.train.seed)
+def build_objective(config: PretrainConfig) -> Objective:
+    """The objective with the parameters its seed gives; blocks that `config.init` freezes ask for no gradient."""
+    objective = config.objective.build(config.data.streams, config.train.seed)
+    if config.init is not None:
+        for encoder in objective.encoders.values():
+            cast(Encoder, encoder).freeze(config.init.freeze)
+    return objective
 
 
-def build_encoder(config: PretrainConfig, state: dict[str, torch.Tensor] | None) -> GRUEncoder:
-    """The encoder with these parameters; with None, as the run began: randomly initialised from the run's seed."""
+def start_from(objective: Objective, config: PretrainConfig) -> None:
+    """Put the encoders of the run that `config.init` names into an objective.
+
+    An encoder takes the state of the same stream, or that of the run's only one.
+
+    Raises:
+        CheckpointError: the run has another checkpoint than the one named, or encoders that do not fit.
+    """
+    if config.init is None:
+        return
+    path = latest_checkpoint(Path(config.init.run))
+    if path is None or sha256_file(path) != config.init.sha256:
+        raise CheckpointError(
+            f"{config.init.run}: found {path.name if path else 'no checkpoint'}, expected the one of SHA-256"
+            f" {config.init.sha256} that this run starts from"
+        )
+    state = load_checkpoint(path).objective
+    theirs = sorted({name.split(".")[1] for name in state if name.startswith("encoders.")})
+    for stream, encoder in objective.encoders.items():
+        source = stream if stream in theirs or len(theirs) != 1 else theirs[0]
+        part, own = part_of_state(state, f"encoders.{source}."), encoder.state_dict()
+        check_tensors(part, {name: tuple(own[name].shape) for name in own}, f"{path}, encoder of {source}")
+        encoder.load_state_dict(part)
+
+
+def build_encoder(config: PretrainConfig, state: dict[str, torch.Tensor] | None, stream: str) -> Encoder:
+    """The encoder of a stream with these parameters; with None, as a run begins: random, by the run's seed."""
     if state is None:
-        return build_objective(config).encoder
-    encoder = GRUEncoder(config.objective.encoder)
+        return cast(Encoder, build_objective(config).encoders[stream])
+    encoder = config.objective.encoder.build()
     encoder.load_state_dict(state)
     return encoder

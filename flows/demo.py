@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from flows.evaluate import EvaluateOptions, evaluate, table
+from flows.evaluate import evaluate, table
+from flows.options import EvaluateOptions, PreprocessOptions, PretrainOptions
 from flows.pages.report import write_report
-from flows.preprocess import PreprocessOptions, preprocess
-from flows.pretrain import PretrainOptions, pretrain, summary
+from flows.preprocess import preprocess
+from flows.pretrain import pretrain, summary
 from pipelines.synthetic import synthesize
 
 # From the recipe for small data, what two cores do in a few minutes. The synthetic bodies need a lower rate than
@@ -20,7 +21,7 @@ OVERRIDES = (
     "train.epochs=60",
     "train.schedule=step",
     "train.milestones=[50]",
-    "train.post.epochs=0",
+    "train.stages=[]",
     "train.probe_every=10",
 )
 

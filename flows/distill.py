@@ -3,51 +3,20 @@
 import json
 from pathlib import Path
 
-from pydantic import ConfigDict, Field
-
-from flows.config import DataConfig, PretrainConfig, SourceConfig, leaf_keys, read_config
-from flows.options import LoaderOptions, LocalPath, PlaceText
-from flows.pretrain import AlsoOptions, PretrainOptions, pretrain
+from flows.config import DataConfig, PretrainConfig, SourceConfig, read_config
+from flows.options import AlsoOptions, DistillOptions, PretrainOptions
+from flows.pretrain import pretrain, resolve
 from flows.recipes import recipe
 from flows.run_folder import RunRecord, read_import, read_run
 from models.training.checkpoint import latest_checkpoint, read_header
 from models.training.engine import TrainResult
+from models.training.schedule import Stage
 from shards.catalog import dataset
 from shards.errors import ConfigError
-from shards.frozen import Frozen
 from shards.places import place
+from shards.trees import flatten
 
-_GIVEN = {"data.dataset", "data.protocol", "data.stream", "data.also", "method"}  # by options of their own
-
-
-class DistillOptions(Frozen):
-    """Which run, and for how long."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    run: LocalPath
-    """Folder of a run whose main stage is finished; it becomes the run with both stages."""
-
-    epochs: int = Field(151, ge=1)
-    """Of the stage; the default is that of the author's configurations."""
-
-    lr: float = Field(0.002, gt=0)
-    """Its learning rate."""
-
-    data: PlaceText | None = None
-    """Folder of the store when it has moved since pre-training."""
-
-    loader: LoaderOptions = LoaderOptions()
-    """How samples reach the device; no result depends on it."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-
-    gpus: int | None = Field(None, ge=1)
-    """Processes of this machine, one a GPU, which share each batch."""
-
-    share_gpu: bool = False
-    """Compute on a GPU that another process has; else wait until one is free."""
+_GIVEN = ("data.dataset", "data.protocol", "data.streams", "data.also", "method", "init")  # by options of their own
 
 
 def options_of(run: Path, moved: str | None = None) -> PretrainOptions:
@@ -66,7 +35,7 @@ def options_of(run: Path, moved: str | None = None) -> PretrainOptions:
     config, record = read_config(run / "config.json"), read_run(run)
     store = moved or record.store
     data = config.data
-    plain = DataConfig(dataset=data.dataset, protocol=data.protocol, stream=data.stream, also=data.also)
+    plain = DataConfig(dataset=data.dataset, protocol=data.protocol, streams=data.streams, also=data.also)
     options = PretrainOptions(
         method=config.method,
         data=store,
@@ -76,27 +45,24 @@ def options_of(run: Path, moved: str | None = None) -> PretrainOptions:
             _also(source, fingerprint, store, data.dataset, record)
             for source, fingerprint in zip(data.also, record.also, strict=True)
         ),
-        stream=data.stream,
+        streams=data.streams,
         run=run,
+        init_from=None if config.init is None else Path(config.init.run),
+        freeze=0 if config.init is None else config.init.freeze,
         overrides=_overrides(config, recipe(config.method, plain)),
         resume=True,
     )
-    assert options.resolve() == config, "the options of a run do not give its configuration"
+    assert resolve(options) == config, "the options of a run do not give its configuration"
     return options
 
 
 def _overrides(config: PretrainConfig, base: PretrainConfig) -> tuple[str, ...]:
     """What the run's configuration changes of its recipe, as it is today."""
-    ours, theirs = config.model_dump(mode="json"), base.model_dump(mode="json")
-    changed = (key for key in leaf_keys(config) if key not in _GIVEN and _leaf(ours, key) != _leaf(theirs, key))
-    return tuple(f"{key}={json.dumps(_leaf(ours, key))}" for key in changed)
-
-
-def _leaf(tree: object, key: str) -> object:
-    for name in key.split("."):
-        assert isinstance(tree, dict), key
-        tree = tree[name]
-    return tree
+    ours, theirs = flatten(config.model_dump(mode="json")), flatten(base.model_dump(mode="json"))
+    # a part of another kind has defaults of its own
+    parts = tuple(key.removesuffix("kind") for key in ours if key.endswith(".kind") and ours[key] != theirs.get(key))
+    changed = {key: value for key, value in ours.items() if key.startswith(parts) or theirs.get(key) != value}
+    return tuple(f"{key}={json.dumps(value)}" for key, value in changed.items() if not key.startswith(_GIVEN))
 
 
 def _also(named: SourceConfig, fingerprint: str, store: str, first: str, record: RunRecord) -> AlsoOptions:
@@ -130,18 +96,20 @@ def distill(options: DistillOptions, *, progress: bool = False) -> TrainResult:
         raise ConfigError(
             f"{run}: found {done} of {config.train.epochs} epochs of the main stage, expected all; go on with pretrain"
         )
-    begun, post = done - config.train.epochs, config.train.post
-    if begun > options.epochs or (begun and post.lr != options.lr):
+    begun, stages = done - config.train.epochs, config.train.stages
+    post = Stage(name="post", epochs=options.epochs, lr=options.lr, terms=("distill", "prediction"))
+    if begun and (len(stages) != 1 or begun > options.epochs or stages[0].lr != options.lr):
+        found = ", ".join(f"{stage.epochs} of stage {stage.name} at a rate of {stage.lr}" for stage in stages)
         raise ConfigError(
-            f"{run}: found {begun} epochs of post-distillation at a rate of {post.lr}, expected at most"
-            f" {options.epochs} at {options.lr}"
+            f"{run}: found {begun} epochs done after the main stage ({found}), expected at most {options.epochs} of"
+            f" post-distillation at {options.lr}"
         )
     before = options_of(run, options.data)
-    kept = tuple(o for o in before.overrides if not o.startswith(("train.post.epochs=", "train.post.lr=")))
-    stage = (f"train.post.epochs={options.epochs}", f"train.post.lr={options.lr}")
+    kept = tuple(override for override in before.overrides if not override.startswith("train.stages="))
+    stage = json.dumps([post.model_dump(mode="json")])
     request = before.model_copy(
         update={
-            "overrides": (*kept, *stage),
+            "overrides": (*kept, f"train.stages={stage}"),
             "loader": options.loader,
             "device": options.device,
             "gpus": options.gpus,

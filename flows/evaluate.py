@@ -10,65 +10,43 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ConfigDict
-
 from flows.build import pick_device
-from flows.config import apply_overrides, read_config
-from flows.machine.gpus import leased
+from flows.config import PretrainConfig, apply_overrides, read_config
+from flows.machine.gpus import lease_gpus
 from flows.machine.room import check_evaluate
-from flows.options import LoaderOptions, LocalPath, PlaceText
+from flows.options import EvaluateOptions
 from flows.run_folder import read_run, versions
-from flows.scores.summary import aligned, lines, of_task, subjects
+from flows.scores.summary import align_columns, changes, lines, of_task, subjects
 from flows.tasks.bench import Bench, Benchmark, Source, Subject, scoring
 from flows.tasks.config import EvaluateConfig
+from flows.tasks.official import official
 from flows.tasks.registry import TASKS
 from models.evaluation.results import Setting, TaskResult, hardware, write_results
 from models.training.checkpoint import latest_checkpoint
 from shards.errors import CheckpointError, ConfigError
 from shards.files import sha256_file
-from shards.frozen import Frozen
 from shards.manifest import find_store, read_manifest
 from shards.places import place
 
 ALL = "all"
 
 
-class EvaluateOptions(Frozen):
-    """Which run, which tasks."""
+def resolve(options: EvaluateOptions, config: PretrainConfig | None = None) -> EvaluateConfig:
+    """The official setting of the family of the run's encoder, with the overrides.
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    Args:
+        options: name the run.
+        config: of the run; None for that in its folder.
 
-    run: LocalPath
-    """Folder of a pre-training run."""
-
-    checkpoint: str | None = None
-    """Name of one in the run's folder, such as that of the end of the main stage; without it the last."""
-
-    tasks: tuple[str, ...] = ("linear", "retrieval")
-    """Tasks by name, or all for all that the run and its data allow."""
-
-    data: PlaceText | None = None
-    """Folder of the store when it has moved since pre-training."""
-
-    overrides: tuple[str, ...] = ()
-    """Values of the tasks' options, such as linear.epochs=100."""
-
-    loader: LoaderOptions = LoaderOptions()
-    """How samples reach the device; no result depends on it."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-
-    share_gpu: bool = False
-    """Compute on a GPU that another process has; else wait until one is free."""
-
-    def resolve(self) -> EvaluateConfig:
-        """The published settings with the overrides; ConfigError names an unknown task."""
-        unknown = [name for name in self.tasks if name not in TASKS]
-        if self.tasks != (ALL,) and (unknown or not self.tasks):
-            known = ", ".join(TASKS)
-            raise ConfigError(f"--tasks: found {', '.join(unknown) or 'none'}, expected {ALL} or some of {known}")
-        return apply_overrides(EvaluateConfig(), self.overrides)
+    Raises:
+        ConfigError: an unknown task or option, or a folder that holds no run.
+    """
+    unknown = [name for name in options.tasks if name not in TASKS]
+    if options.tasks != (ALL,) and (unknown or not options.tasks):
+        known = ", ".join(TASKS)
+        raise ConfigError(f"--tasks: found {', '.join(unknown) or 'none'}, expected {ALL} or some of {known}")
+    seen = read_config(options.run / "config.json") if config is None else config
+    return apply_overrides(official(seen.objective.encoder.family), options.overrides)
 
 
 def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskResult]:
@@ -85,8 +63,8 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
     done = _finished(bench, names)
     if done is not None:
         return done
-    _refuse(_waiting(bench, names))
-    with leased(bench.device, share=options.share_gpu, about=f"scoring {options.run}") as (device,):
+    _refuse(_find_waits(bench, names))
+    with lease_gpus(bench.device, share=options.share_gpu, about=f"scoring {options.run}") as (device,):
         if device != bench.device:
             bench = open_bench(options.model_copy(update={"device": str(device)}), progress=progress)
         check_evaluate(bench, names)
@@ -94,7 +72,7 @@ def evaluate(options: EvaluateOptions, *, progress: bool = False) -> list[TaskRe
             return [result for name in names for result in _score(bench, name)]
 
 
-def finished(options: EvaluateOptions) -> list[TaskResult] | None:
+def find_finished_scores(options: EvaluateOptions) -> list[TaskResult] | None:
     """The stored results of all these tasks with the same options, data and checkpoint, else None; errors as there."""
     bench = open_bench(options)
     # what has all its rows could be scored; to look at the data again would take longer than to find them
@@ -121,22 +99,22 @@ def count_rows(bench: Bench, names: Sequence[str]) -> int:
     return sum(len(_wanted(bench.options, name)) for name in names)
 
 
-def left_out(options: EvaluateOptions) -> dict[str, str]:
+def find_omitted_tasks(options: EvaluateOptions) -> dict[str, str]:
     """The tasks that "all" leaves out here, and why."""
     if options.tasks != (ALL,):
         return {}
     bench = open_bench(options)
-    lacking = _lacking(bench, TASKS)
-    return lacking | _waiting(bench, [name for name in TASKS if name not in lacking])
+    lacking = _find_obstacles(bench, TASKS)
+    return lacking | _find_waits(bench, [name for name in TASKS if name not in lacking])
 
 
-def _lacking(bench: Bench, names: Iterable[str]) -> dict[str, str]:
+def _find_obstacles(bench: Bench, names: Iterable[str]) -> dict[str, str]:
     """Of these tasks those that cannot be run here, and why."""
-    reasons = {name: TASKS[name].lacks(bench) for name in names}
+    reasons = {name: TASKS[name].obstacle(bench) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _waiting(bench: Bench, names: Sequence[str]) -> dict[str, str]:
+def _find_waits(bench: Bench, names: Sequence[str]) -> dict[str, str]:
     """Of these tasks, in this order, those for which something is not there yet, and what."""
     reasons = {name: TASKS[name].waits(bench, names[:number]) for number, name in enumerate(names)}
     return {name: reason for name, reason in reasons.items() if reason is not None}
@@ -145,12 +123,12 @@ def _waiting(bench: Bench, names: Sequence[str]) -> dict[str, str]:
 def wanted_tasks(options: EvaluateOptions, bench: Bench) -> tuple[str, ...]:
     every = options.tasks == (ALL,)
     names = tuple(TASKS) if every else options.tasks
-    lacking = _lacking(bench, names)
+    lacking = _find_obstacles(bench, names)
     if not every:
         _refuse(lacking)
         return names
     possible = [name for name in names if name not in lacking]
-    waiting = _waiting(bench, possible)
+    waiting = _find_waits(bench, possible)
     wanted = tuple(name for name in possible if name not in waiting)
     if not wanted:
         first, reason = next(iter(lacking.items()))
@@ -169,8 +147,8 @@ def _refuse(reasons: Mapping[str, str]) -> None:
 def open_bench(options: EvaluateOptions, *, progress: bool = False) -> Bench:
     record, config = read_run(options.run), read_config(options.run / "config.json")
     folder = find_store(place(options.data or record.store), config.data.dataset)
-    benchmark = Benchmark.of_run(config, folder, options.loader, pick_device(options.device))
-    return Bench(options.run, config, options.resolve(), benchmark, _source(options), progress=progress)
+    benchmark = Benchmark.of_run(config, folder, options.loader, pick_device(options.device), options.stream)
+    return Bench(options.run, config, resolve(options, config), benchmark, _source(options), progress=progress)
 
 
 def _source(options: EvaluateOptions) -> Source:
@@ -237,11 +215,12 @@ def _run(bench: Bench, name: str, subject: Subject, setting: Setting) -> TaskRes
     begun = time.monotonic()
     scored = TASKS[name].score(bench, subject, setting)
     seconds = time.monotonic() - begun
-    return TaskResult(
+    result = TaskResult(
         task=name,
         subject=subject,
         setting=setting,
         options=TASKS[name].options(bench.options, subject),
+        family=bench.config.objective.encoder.family,
         method=bench.config.method,
         checkpoint=source.checkpoint.name if trained else None,
         checkpoint_sha256=source.sha256 if trained else None,
@@ -257,6 +236,7 @@ def _run(bench: Bench, name: str, subject: Subject, setting: Setting) -> TaskRes
         hardware=hardware(bench.device),
         versions=versions(),
     )
+    return result.model_copy(update={"official": not changes(result)})
 
 
 def table(results: Sequence[TaskResult]) -> str:
@@ -265,13 +245,19 @@ def table(results: Sequence[TaskResult]) -> str:
     names = subjects(found)
     rows = [("task", "setting", *names)]
     rows += [(line.task, line.setting, *(line.scores.get(name, "") for name in names)) for line in found]
-    return "\n".join(aligned(rows))
+    return "\n".join(align_columns(rows))
 
 
 def results_folder(options: EvaluateOptions) -> Path:
-    """Where results go: RUN/results for the last checkpoint, RUN/results/<its name without .pt> for another."""
+    """Where results go: RUN/results for the last checkpoint, RUN/results/<its name without .pt> for another.
+
+    Those of a further stream of a run that has several lie in a folder below, named for it.
+    """
     folder, path = options.run / "results", _checkpoint_path(options)
-    return folder if path == latest_checkpoint(options.run) else folder / path.stem
+    if path != latest_checkpoint(options.run):
+        folder /= path.stem
+    streams = read_config(options.run / "config.json").data.streams
+    return folder if options.stream in (None, streams[0]) else folder / str(options.stream)
 
 
 def _checkpoint_path(options: EvaluateOptions) -> Path:

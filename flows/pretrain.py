@@ -2,129 +2,105 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
-from pydantic import ConfigDict, Field
-from torch import nn
 
-from flows.build import build_objective, open_views, pick_device, pick_ranks_device
+from flows.build import build_objective, open_views, pick_device, pick_ranks_device, start_from
 from flows.config import (
     DataConfig,
+    InitConfig,
     PretrainConfig,
     SourceConfig,
     apply_overrides,
+    change_values,
     check_protocol,
     first_difference,
     read_config,
 )
 from flows.machine import rank
-from flows.machine.gpus import leased, visible
+from flows.machine.gpus import lease_gpus, visible
 from flows.machine.launch import launch
 from flows.machine.room import check_pretrain
-from flows.options import LoaderOptions, LocalPath, PlaceText
+from flows.options import PretrainOptions
 from flows.recipes import recipe
 from flows.run_folder import RunRecord, alone, new_record, read_import, read_run, write_run
 from flows.tasks.bench import Benchmark
 from models import collectives
+from models.encoders.encoder import Encoder
 from models.evaluation.features import extract_features
 from models.evaluation.retrieval import RetrievalConfig, retrieval
+from models.objectives.objective import Objective
 from models.training.checkpoint import latest_checkpoint, read_header
-from models.training.distributed import agree, leader_first, process_group, together
+from models.training.distributed import check_agreement, leader_first, process_group, run_together
 from models.training.engine import Probe, TrainResult, has_begun, train
 from models.training.precision import check_precision
 from models.training.schedule import check_schedule
-from pipelines.loaders.mixture import Part, mixed
+from pipelines.loaders.mixture import Part, mix_parts
 from pipelines.loaders.split import Split, open_split
+from pipelines.views.downstream import whole_spec
+from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError
+from shards.files import sha256_file
 from shards.frozen import Frozen
 from shards.manifest import find_store, read_manifest
 from shards.places import Place, place
-from shards.skeleton import Stream
+from shards.registry import plugin_versions
 from shards.sources import Side
 
 
-class AlsoOptions(SourceConfig):
-    """A further source of a mixture; `data` is where its store lies, None for where the first one does."""
+def resolve(options: PretrainOptions) -> PretrainConfig:
+    """The complete configuration: the method's recipe with the overrides."""
+    for name, protocol in ((options.dataset, options.protocol), *((s.dataset, s.protocol) for s in options.also)):
+        check_protocol(name, protocol)
+    also = tuple(SourceConfig.model_validate(source.model_dump(exclude={"data"})) for source in options.also)
+    data = DataConfig(dataset=options.dataset, protocol=options.protocol, streams=options.streams, also=also)
+    config = apply_overrides(recipe(options.method, data), options.overrides)
+    _check_ranks(options, config.train.batch_size)
+    fixed = {name: getattr(config.data, name) for name in ("window", "weight", "samples", "classes")}
+    if config.method != options.method or config.data != data.model_copy(update=fixed) or config.init is not None:
+        raise ConfigError(
+            "--set: method, dataset, protocol, stream, also and init have options of their own, expected those"
+        )
+    return change_values(config, {"init": _find_start(options)})
 
-    data: PlaceText | None = None
 
+def _find_start(options: PretrainOptions) -> InitConfig | None:
+    """The run that this one starts from, by its last checkpoint.
 
-class PretrainOptions(Frozen):
-    """What to train on which data, and where the run lies."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    method: str = "pcm3pp"
-    """Recipe, with its variants: pcm3pp, pcm3pp-small+no-clip, ... (`skelstream methods`)."""
-
-    data: PlaceText
-    """Folder of a store, or of several; path or URL."""
-
-    dataset: str
-    """Data set: ntu60, ntu120, nwucla, ... (`shards.catalog.DATASETS`)."""
-
-    protocol: str
-    """Protocol of the data set, whose train side is used: xsub, xview, xset, ..."""
-
-    also: tuple[AlsoOptions, ...] = ()
-    """Further data sets, mixed with the first one."""
-
-    stream: Stream = "joint"
-    """What a view is made of."""
-
-    loader: LoaderOptions = LoaderOptions()
-    """How samples reach the device; no result depends on it."""
-
-    run: LocalPath
-    """Folder of the run: checkpoints, log, and later its scores."""
-
-    overrides: tuple[str, ...] = ()
-    """Values of the configuration, such as train.epochs=100."""
-
-    resume: bool = True
-    """Go on from the last checkpoint of the folder; else a run that is there is an error."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-
-    gpus: int | None = Field(None, ge=1)
-    """Processes of this machine, one a GPU (on the device cpu: so many), which share each batch; torchrun starts those
-    of several machines, without this."""
-
-    share_gpu: bool = False
-    """Compute on a GPU that another process has; else wait until one is free."""
-
-    def resolve(self) -> PretrainConfig:
-        """The complete configuration: the method's recipe with the overrides."""
-        for name, protocol in ((self.dataset, self.protocol), *((s.dataset, s.protocol) for s in self.also)):
-            check_protocol(name, protocol)
-        also = tuple(SourceConfig.model_validate(source.model_dump(exclude={"data"})) for source in self.also)
-        data = DataConfig(dataset=self.dataset, protocol=self.protocol, stream=self.stream, also=also)
-        config = apply_overrides(recipe(self.method, data), self.overrides)
-        self._check_ranks(config.train.batch_size)
-        fixed = {name: getattr(config.data, name) for name in ("window", "weight", "samples", "classes")}
-        if config.method != self.method or config.data != data.model_copy(update=fixed):
+    Where the run folder has a configuration, it is the one named there: the other run may have gone on, or gone.
+    """
+    if options.init_from is None:
+        if options.freeze:
             raise ConfigError(
-                "--set: method, dataset, protocol, stream and also have options of their own, expected those"
+                f"--freeze {options.freeze}: found no --init-from, expected a run whose blocks are frozen"
             )
-        return config
+        return None
+    known = options.run / "config.json"
+    before = read_config(known).init if known.is_file() else None
+    if before is not None and before.run == str(options.init_from):
+        return before.model_copy(update={"freeze": options.freeze})
+    path = latest_checkpoint(options.init_from)
+    if path is None:
+        raise CheckpointError(
+            f"--init-from {options.init_from}: found no checkpoint, expected a run that has saved one"
+        )
+    return InitConfig(run=str(options.init_from), sha256=sha256_file(path), freeze=options.freeze)
 
-    def _check_ranks(self, batch_size: int) -> None:
-        if self.gpus is not None and rank.is_rank():
-            raise ConfigError("--gpus: found a rank that torchrun started, expected only one of the two to start ranks")
-        if self.gpus is not None and batch_size % self.gpus:
-            raise ConfigError(
-                f"--gpus {self.gpus}: train.batch_size is {batch_size}, expected a multiple of {self.gpus}"
-            )
-        if rank.is_rank() and self.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"--device {self.device} in a rank: expected auto, cuda or cpu; each rank takes its own")
 
-    def places(self) -> tuple[Place, ...]:
-        """Where the store of each source lies, or the folder that holds it."""
-        return (place(self.data), *(place(source.data or self.data) for source in self.also))
+def _check_ranks(options: PretrainOptions, batch_size: int) -> None:
+    if options.gpus is not None and rank.is_rank():
+        raise ConfigError("--gpus: found a rank that torchrun started, expected only one of the two to start ranks")
+    if options.gpus is not None and batch_size % options.gpus:
+        raise ConfigError(
+            f"--gpus {options.gpus}: train.batch_size is {batch_size}, expected a multiple of {options.gpus}"
+        )
+    if rank.is_rank() and options.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {options.device} in a rank: expected auto, cuda or cpu; each rank takes its own")
 
 
 def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult:
@@ -140,10 +116,10 @@ def pretrain(options: PretrainOptions, *, progress: bool = False) -> TrainResult
         RankError: a rank failed.
         ShortageError: disk or memory is short.
     """
-    done = finished(options)
+    done = find_finished_run(options)
     if done is not None:
         return done
-    config = options.resolve()
+    config = resolve(options)
     if options.gpus is None:
         device = pick_device(options.device)
     else:
@@ -161,7 +137,7 @@ def _launched(options: PretrainOptions, ranks: int, device: torch.device, progre
     request = options.model_copy(update={"gpus": None, "device": device.type})
     with _leased(options, device, ranks) as gpus, visible(gpus):
         launch(["-m", "flows.cli.rank", request.model_dump_json(), *(["--progress"] if progress else [])], ranks)
-    result = finished(options)
+    result = find_finished_run(options)
     assert result is not None, "the ranks ended well without the last checkpoint"
     return result
 
@@ -169,7 +145,7 @@ def _launched(options: PretrainOptions, ranks: int, device: torch.device, progre
 def _leased(
     options: PretrainOptions, device: torch.device, count: int = 1
 ) -> AbstractContextManager[tuple[torch.device, ...]]:
-    return leased(device, count=count, share=options.share_gpu, about=f"training {options.run}")
+    return lease_gpus(device, count=count, share=options.share_gpu, about=f"training {options.run}")
 
 
 def _train(
@@ -180,17 +156,18 @@ def _train(
     What it takes for itself goes into `held`: a GPU, the folder.
     """
     check_precision(config.train.precision, device)
-    folders, split = together(lambda: _open(options, config))
+    folders, split = run_together(lambda: _open(options, config))
     manifest, *others = [read_manifest(folder) for folder in folders]
     record = new_record(folders[0], manifest, also=tuple(other.fingerprint for other in others))
-    agree({"config": _tree(config), "run": _tree(record) | {"store": None}, "resume": options.resume})
-    (device,) = together(lambda: held.enter_context(_leased(options, device)))
+    facts = {"config": _tree(config), "run": _tree(record) | {"store": None}, "resume": options.resume}
+    check_agreement({**facts, "plug-ins": plugin_versions()})
+    (device,) = run_together(lambda: held.enter_context(_leased(options, device)))
     ranks = int(os.environ["LOCAL_WORLD_SIZE"]) if rank.is_rank() else 1
-    together(lambda: check_pretrain(config, split, options.loader, options.run, device, ranks=ranks))
+    run_together(lambda: check_pretrain(config, split, options.loader, options.run, device, ranks=ranks))
     train_config = config.train
     views = open_views(
         split,
-        config.views.spec(config.data.stream),
+        config.views.spec(config.data.streams),
         options.loader,
         window=config.data.window,
         batch_size=train_config.batch_size,
@@ -203,8 +180,8 @@ def _train(
         print(f"loader: {views.about}", file=sys.stderr)
     leader_first(lambda: _check_resumable(options, record, config, len(views)))
     # whatever can fail comes before the folder is taken, so that a failure leaves none
-    probe = together(lambda: _retrieval_probe(folders[0], config, options, device) if _probes(config) else None)
-    objective = together(lambda: build_objective(config).to(device))
+    probe = run_together(lambda: _retrieval_probe(folders[0], config, options, device) if _probes(config) else None)
+    objective = run_together(lambda: _build(config, options).to(device))
     with closing(views):
 
         def take_folder() -> bool:
@@ -230,9 +207,37 @@ def _train(
             },
             resume=options.resume and begun,
             probe=probe,
+            split=partial(_each_sample, split, config, options, device),
             device=device,
             progress=progress,
         )
+
+
+def _build(config: PretrainConfig, options: PretrainOptions) -> Objective:
+    objective = build_objective(config)
+    if latest_checkpoint(options.run) is None:
+        start_from(objective, config)
+    return objective
+
+
+def _each_sample(
+    split: Split, config: PretrainConfig, options: PretrainOptions, device: torch.device
+) -> Iterator[Views]:
+    """The whole split in order, for what an objective computes of it between epochs."""
+    spec = whole_spec(config.data.streams, config.views.frames)
+    views = open_views(
+        split,
+        spec,
+        options.loader,
+        window=config.data.window,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        device=device,
+        shuffle=False,
+        drop_last=False,
+    )
+    with closing(views):
+        yield from views.epoch(0)
 
 
 def _open(options: PretrainOptions, config: PretrainConfig) -> tuple[list[Place], Split]:
@@ -252,9 +257,8 @@ def _probes(config: PretrainConfig) -> bool:
 
 def _stores(options: PretrainOptions, config: PretrainConfig) -> list[Place]:
     """The store of each source."""
-    return [
-        find_store(where, source.dataset) for where, source in zip(options.places(), config.data.sources, strict=True)
-    ]
+    places = (place(options.data), *(place(source.data or options.data) for source in options.also))
+    return [find_store(where, source.dataset) for where, source in zip(places, config.data.sources, strict=True)]
 
 
 def open_mixture(folders: Sequence[Place], config: PretrainConfig) -> Split:
@@ -268,10 +272,10 @@ def open_mixture(folders: Sequence[Place], config: PretrainConfig) -> Split:
         )
         for folder, source in zip(folders, config.data.sources, strict=True)
     ]
-    return mixed(parts)
+    return mix_parts(parts)
 
 
-def finished(options: PretrainOptions) -> TrainResult | None:
+def find_finished_run(options: PretrainOptions) -> TrainResult | None:
     """The result of a run that is complete under the same configuration and data, else None.
 
     With `resume`, options of training may differ: some may change, such as the number of epochs (see `check_schedule`).
@@ -284,7 +288,7 @@ def finished(options: PretrainOptions) -> TrainResult | None:
         )
     if not (options.run / "config.json").is_file():
         return None
-    config = options.resolve()
+    config = resolve(options)
     if not has_begun(options.run):
         read_run(options.run)  # else the configuration there is none of ours, and must not be overwritten
         return None
@@ -344,17 +348,28 @@ def _tree(model: Frozen) -> dict[str, Any]:
 
 
 def _retrieval_probe(folder: Place, config: PretrainConfig, options: PretrainOptions, device: torch.device) -> Probe:
-    """A function that scores an encoder by 1-NN retrieval, train side against test side."""
+    """A function that scores each encoder by 1-NN retrieval, train side against test side."""
+    streams = config.data.streams
     benchmark = Benchmark.of_run(config, folder, options.loader, device)
     try:
         benchmark.absent_classes()
     except ConfigError as error:
         raise ConfigError(f"train.probe_every: {error}; 0 for no scores while training") from error
-    sides = {side: benchmark.views(side, benchmark.spec("centre"), batch_size=256) for side in get_args(Side)}
+    sides = {
+        (stream, side): benchmark.views(side, replace(benchmark, stream=stream).spec("centre"), batch_size=256)
+        for stream in streams
+        for side in get_args(Side)
+    }
 
-    def probe(encoder: nn.Module) -> dict[str, float]:
-        gallery = extract_features(encoder, sides["train"].epoch(0), device=device)
-        query = extract_features(encoder, sides["test"].epoch(0), device=device)
-        return {"retrieval": retrieval(gallery, query, RetrievalConfig()).accuracy}
+    def probe(encoders: Mapping[str, Encoder]) -> dict[str, float]:
+        scores = {}
+        for stream in streams:
+            gallery, query = (
+                extract_features(encoders[stream], sides[stream, side].epoch(0), device=device)
+                for side in get_args(Side)
+            )
+            name = "retrieval" if len(streams) == 1 else f"retrieval/{stream}"
+            scores[name] = retrieval(gallery, query, RetrievalConfig()).accuracy
+        return scores
 
     return probe

@@ -18,6 +18,7 @@ from shards.files import name_refusals, write_atomic
 from shards.frozen import Frozen
 from shards.manifest import Manifest
 from shards.places import Place
+from shards.registry import plugin_versions
 from shards.skeleton import Stream
 
 IMPORT = "import.json"
@@ -82,8 +83,9 @@ def read_run(run: Path) -> RunRecord:
 
 
 def versions() -> dict[str, str]:
-    """What computed a run or a result."""
-    return {"skelstream": version("skelstream"), "torch": torch.__version__, "python": platform.python_version()}
+    """What computed a run or a result: our code, the packages that add methods or encoders, and what is below."""
+    below = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"skelstream": version("skelstream"), **plugin_versions(), **below}
 
 
 def revision() -> str:

@@ -5,7 +5,8 @@ def describe_bytes(count: float) -> str:
     """Bytes by powers of 1000, in three digits: "12.3 MB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
-            return f"{count / scale:.3g} {unit}"
+            value = count / scale
+            return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
     return f"{count:.0f} bytes"
 
 

@@ -5,10 +5,11 @@ encoders for sequences take (N, T, V*C*M), flattened in that order (index = v*6 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # it takes 0.1 s, and the help of commands names data sets
+    import numpy as np
+    import numpy.typing as npt
 
 FORMAT_VERSION = 2
 """Version of everything below a store's folder; part of its fingerprint."""
@@ -29,9 +30,9 @@ class RawSequence:
     """
 
     key: str
-    frames: npt.NDArray[np.float64]
-    num_bodies: npt.NDArray[np.int64]
-    body_ids: npt.NDArray[np.int64]
+    frames: "npt.NDArray[np.float64]"
+    num_bodies: "npt.NDArray[np.int64]"
+    body_ids: "npt.NDArray[np.int64]"
 
 
 @dataclass(frozen=True)

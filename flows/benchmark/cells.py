@@ -6,8 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from flows.benchmark.config import BenchmarkConfig, settings
-from flows.evaluate import EvaluateOptions
-from flows.pretrain import PretrainOptions
+from flows.options import EvaluateOptions, PretrainOptions
 from shards.places import Place
 from shards.skeleton import Stream
 
@@ -74,7 +73,7 @@ def pretrain_options(config: BenchmarkConfig, cell: Cell, data: Place | str, run
         data=str(data),
         dataset=cell.dataset,
         protocol=cell.protocol,
-        stream=cell.stream,
+        streams=(cell.stream,),
         loader=config.loader,
         run=run,
         overrides=cell.pretrain,

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
-from flows.config import check_protocol, validated
-from flows.options import LoaderOptions, LocalPath, PlaceText
-from flows.preprocess import PreprocessOptions
+from flows.config import check_protocol, validate_tree
+from flows.options import LoaderOptions, LocalPath, PlaceText, PreprocessOptions
 from flows.service.client import import_prefect
 from flows.service.server import ServerError
 from flows.tasks.registry import TASKS
@@ -96,18 +95,6 @@ class BenchmarkConfig(Frozen):
         return self.runs / "benchmarks" / self.name
 
 
-class BenchmarkOptions(Frozen):
-    """Which benchmark."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    file: LocalPath = Path("benchmark.yaml")
-    """YAML file that describes it; `flows/benchmark/example.yaml` is one."""
-
-    round: str | None = None
-    """Name of an earlier round to go on with; without it the present one."""
-
-
 def read_benchmark(path: Path) -> BenchmarkConfig:
     """The benchmark of a YAML file.
 
@@ -117,7 +104,7 @@ def read_benchmark(path: Path) -> BenchmarkConfig:
     """
     tree = _read(path)
     _check_keys(tree, BenchmarkConfig, f"{path}")
-    config = validated(BenchmarkConfig, tree, str(path))
+    config = validate_tree(BenchmarkConfig, tree, str(path))
     try:
         _check(config)
     except ConfigError as error:

@@ -11,7 +11,9 @@ from flows.benchmark.cells import Cell, cells, evaluate_options, pretrain_option
 from flows.benchmark.config import ALL, BenchmarkConfig
 from flows.build import pick_device, pick_ranks_device
 from flows.config import PretrainConfig, first_difference, read_config
-from flows.evaluate import finished
+from flows.evaluate import find_finished_scores
+from flows.evaluate import resolve as resolve_scores
+from flows.pretrain import resolve
 from flows.storage.identity import find_run, identity, is_complete
 from flows.tasks.bench import Bench, Benchmark, Source
 from flows.tasks.config import EvaluateConfig
@@ -145,8 +147,8 @@ def check(config: BenchmarkConfig) -> list[PretrainConfig]:
 
 def _resolved(config: BenchmarkConfig, cell: Cell) -> PretrainConfig:
     with _named(cell):
-        resolved = pretrain_options(config, cell, config.data, Path()).resolve()
-        evaluate_options(config, cell, config.data, Path(), (ALL,), {}).resolve()
+        resolved = resolve(pretrain_options(config, cell, config.data, Path()))
+        resolve_scores(evaluate_options(config, cell, config.data, Path(), (ALL,), {}), resolved)
     return resolved
 
 
@@ -217,11 +219,11 @@ class _Look:
         self, cell: Cell, resolved: PretrainConfig, store: Place, run: Path, streams: Mapping[str, Path]
     ) -> tuple[tuple[str, ...], dict[str, str]]:
         """Those to be scored, and those that "all" leaves out and why."""
-        options = evaluate_options(self.config, cell, store, run, (ALL,), streams).resolve()
+        options = resolve_scores(evaluate_options(self.config, cell, store, run, (ALL,), streams), resolved)
         every = self.config.tasks == (ALL,)
         # bones and motion are fused by the joint stream
         names = [n for n in (TASKS if every else self.config.tasks) if every or n != "fusion" or cell.stream == "joint"]
-        reasons = {name: self._lacks(name, cell, resolved, store, run, options) for name in names}
+        reasons = {name: self._find_obstacle(name, cell, resolved, store, run, options) for name in names}
         left_out = {name: reason for name, reason in reasons.items() if reason is not None}
         if left_out and not every:
             name, reason = next(iter(left_out.items()))
@@ -229,20 +231,20 @@ class _Look:
         # in the order of the registry: fusion needs the class scores of linear
         return tuple(name for name in TASKS if name in reasons and name not in left_out), left_out
 
-    def _lacks(
+    def _find_obstacle(
         self, name: str, cell: Cell, resolved: PretrainConfig, store: Place, run: Path, options: EvaluateConfig
     ) -> str | None:
         """Why a task cannot be run, as its own check has it; the run need not be there."""
         same = (cell.dataset, cell.protocol, resolved.views.frames, resolved.data.window)
-        layers = resolved.objective.encoder.layers
+        layers = resolved.objective.encoder
         key = (name, same, layers, cell.evaluate, cell.stream if name == "fusion" else None)
         if key not in self._reasons:
             if same not in self._benchmarks:
                 self._benchmarks[same] = Benchmark.of_run(resolved, store, self.config.loader, self.device)
-            benchmark = self._benchmarks[same]
+            benchmark = replace(self._benchmarks[same], stream=cell.stream)
             nowhere = Source(benchmark.manifest.fingerprint, run, "", run / "results")
             bench = Bench(run, resolved, options, benchmark, nowhere, progress=False)
-            self._reasons[key] = TASKS[name].lacks(bench)
+            self._reasons[key] = TASKS[name].obstacle(bench)
         return self._reasons[key]
 
     def _results(self, planned: PlannedCell, store: Place) -> tuple[TaskResult, ...]:
@@ -250,7 +252,7 @@ class _Look:
         found: list[TaskResult] = []
         for name in planned.tasks:
             options = evaluate_options(self.config, planned.cell, store, planned.run, (name,), planned.streams)
-            found += finished(options) or ()
+            found += find_finished_scores(options) or ()
         return tuple(found)
 
 

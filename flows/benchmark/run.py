@@ -17,8 +17,8 @@ from flows.preprocess import preprocess
 from flows.pretrain import pretrain
 from flows.run_folder import write_model
 from flows.scores.regression import compare_rounds, tests_of
-from flows.scores.summary import stored
-from flows.service.events import evaluation_regressed, failure_told
+from flows.scores.summary import read_stored
+from flows.service.events import evaluation_regressed, report_failure
 from flows.storage.identity import about_features, about_results, about_run, about_store
 from models.evaluation.results import TaskResult
 from shards.errors import SkelstreamError
@@ -139,7 +139,7 @@ def _carry_out(
             if features is not None:
                 say(features)
             options = evaluate_options(config, cell, planned.store, run, tasks, planned.streams)
-            with failure_told(run, tasks):
+            with report_failure(run, tasks):
                 evaluate(options, progress=progress)
 
 
@@ -198,7 +198,7 @@ def _results(config: BenchmarkConfig, record: RoundRecord) -> dict[str, list[Tas
     """What was scored in an earlier round; a run that is no longer there has nothing."""
     found = {}
     for cell in record.cells:
-        rows = stored(config.runs / cell.run / "results")
+        rows = read_stored(config.runs / cell.run / "results")
         found[str(config.runs / cell.run)] = [row for row in rows if row.task in cell.tasks]
     return found
 

@@ -1,7 +1,7 @@
 """The plan of a benchmark as text."""
 
 from flows.benchmark.plan import Plan, PlannedCell
-from flows.scores.summary import aligned
+from flows.scores.summary import align_columns
 from flows.storage.identity import training_seconds
 from shards.amounts import describe_duration
 
@@ -10,7 +10,7 @@ def plan_text(plan: Plan) -> str:
     """What is done, what goes on, what is missing, and what it costs, as far as other cells tell."""
     total = len(plan.cells) + len(plan.waiting)
     lines = [f"{plan.config.name}, round {plan.round}: {total} cells", *_stores(plan)]
-    lines += aligned([("cell", "training", "tasks", "estimate"), *map(_row, plan.cells)]) if plan.cells else []
+    lines += align_columns([("cell", "training", "tasks", "estimate"), *map(_row, plan.cells)]) if plan.cells else []
     lines += [f"{cell.label}: waits for its store" for cell in plan.waiting]
     lines += [f"{p.cell.label}: reuses {p.run}" for p in plan.cells if p.reused and p.trained]
     left_out = {

@@ -10,7 +10,8 @@ def main(request: str, *, progress: bool) -> int:
     """Train as the options say, which are the JSON of `PretrainOptions`; the status is that of `main.main`."""
 
     def run() -> int:
-        from flows.pretrain import PretrainOptions, pretrain
+        from flows.options import PretrainOptions
+        from flows.pretrain import pretrain
 
         with orderly_termination():
             pretrain(PretrainOptions.model_validate_json(request), progress=progress)

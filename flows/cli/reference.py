@@ -3,30 +3,37 @@
 A test compares the written pages with what this makes, so that they cannot lag behind.
 """
 
-import argparse
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from flows.benchmark.config import BenchmarkConfig, BenchmarkOptions, SpecialConfig
-from flows.cli.listing import METHODS, VARIANTS
-from flows.cli.main import parser
-from flows.config import DataConfig
-from flows.distill import DistillOptions
-from flows.evaluate import EvaluateOptions
-from flows.exchange.export import ExportOptions
-from flows.options import LoaderOptions
-from flows.preprocess import PreprocessOptions
-from flows.pretrain import PretrainOptions
-from flows.recipes import recipe
+from flows.benchmark.config import BenchmarkConfig, SpecialConfig
+from flows.cli.arguments import TypedField
+from flows.cli.command import Command
+from flows.cli.commands import ABOUT, GROUPS
+from flows.config import VIEWS, DataConfig, PretrainConfig
+from flows.options import (
+    BenchmarkOptions,
+    DistillOptions,
+    EvaluateOptions,
+    ExportOptions,
+    LoaderOptions,
+    PreprocessOptions,
+    PretrainOptions,
+)
+from flows.options.docstrings import read_docstrings
+from flows.recipes.method import METHODS
 from flows.tasks.config import EvaluateConfig
+from models.encoders.encoder import ENCODERS, EncoderConfig
+from models.objectives.objective import OBJECTIVES
+from models.training.optimizers import AdamConfig, AdamWConfig
+from models.training.schedule import TrainConfig
 from shards.files import write_atomic
+from shards.registry import Registry
 
 _MADE = "<!-- made from the code by `make docs`; do not edit -->\n\n"
 
@@ -56,76 +63,57 @@ def write_pages(folder: Path) -> None:
 
 
 def _cli() -> str:
-    root = parser()
-    (commands,) = (action for action in root._actions if isinstance(action, argparse._SubParsersAction))
     parts = [
         _MADE,
         "# Command line\n\n",
-        f"{root.description} `skelstream COMMAND --help` says the same as this page.\n",
+        f"{ABOUT} `skelstream COMMAND --help` says the same as this page.\n",
     ]
-    for name, sub in commands.choices.items():
-        words = [f"skelstream {name}", *filter(None, map(_usage, sub._actions))]
-        parts.append(f"\n## {name}\n\n{_sentence(sub.description)}\n\n```text\n{_wrapped(words)}\n```\n")
-        rows = [row for action in sub._actions if (row := _argument(action)) is not None]
-        if rows:
-            parts.append("\n" + _table(("argument", "default", "what"), rows))
+    for title, commands in GROUPS.items():
+        parts.append(f"\n## {title[0].upper()}{title[1:]}\n")
+        for command in commands:
+            parts += _command(command)
     return "".join(parts)
 
 
-def _sentence(text: str | None) -> str:
-    return f"{(text or '')[:1].upper()}{(text or '')[1:]}."
+def _command(command: Command) -> Iterator[str]:
+    fields = command.fields
+    examples = "\n".join(command.examples)
+    yield f"\n### {command.name}\n\n{command.about}\n\n```text\n{_usage(fields, command.name)}\n```\n"
+    rows = [(f"`{typed.usage}`", typed.default and f"`{typed.default}`", typed.text) for typed in fields]
+    if rows:
+        yield "\n" + _table(("argument", "default", "what"), rows)
+    yield f"\n```sh\n{examples}\n```\n"
 
 
-def _usage(action: argparse.Action) -> str:
-    if isinstance(action, argparse._HelpAction):
-        return ""
-    shown = _shown(action)
-    return shown if action.required else f"[{shown}]"
-
-
-def _shown(action: argparse.Action) -> str:
-    metavar = action.metavar
-    if metavar is None and action.choices is not None:
-        metavar = "{" + ",".join(map(str, action.choices)) + "}"
-    value = str(metavar if metavar is not None else action.dest.upper())
-    value += " ..." if action.nargs in ("+", "*") else ""
-    if not action.option_strings:
-        return value
-    flag = max(action.option_strings, key=len)
-    return flag if action.nargs == 0 else f"{flag} {value}"
-
-
-def _wrapped(words: Sequence[str], width: int = 110) -> str:
-    lines = [words[0]]
-    for word in words[1:]:
+def _usage(fields: Sequence[TypedField], name: str, width: int = 110) -> str:
+    lines = [f"skelstream {name}"]
+    for typed in fields:
+        word = typed.usage if typed.required else f"[{typed.usage}]"
         if len(lines[-1]) + 1 + len(word) > width:
             lines.append("   ")
         lines[-1] += f" {word}"
     return "\n".join(lines)
 
 
-def _argument(action: argparse.Action) -> tuple[str, str, str] | None:
-    if isinstance(action, argparse._HelpAction):
-        return None
-    text = (action.help or "") % {**vars(action), "choices": ", ".join(map(str, action.choices or ()))}
-    text = re.sub(r" \(default: [^)]*\)$|default: \S+$", "", text)
-    default = action.default
-    silent = default is None or default is False or default == [] or action.required
-    return f"`{_shown(action)}`", "" if silent else f"`{default}`", text
-
-
 def _configuration() -> str:
-    method = recipe("pcm3pp", DataConfig(dataset="ntu60", protocol="xview"))
-    methods = "\n".join(f"- `{name}`: {line}" for name, line in (METHODS | VARIANTS).items())
     return "".join(
         [
             _MADE,
             "# Configuration\n\n",
             "Every value has one name and one default, which is the published one. `--set a.b=value` sets it; a name or"
             " a value that does not fit is an error.\nThe resolved configuration lies in each run's `config.json`.\n",
-            "\n## `skelstream pretrain --set`\n\nDefaults are those of `pcm3pp`; a method recipe sets others, which its"
-            f" `config.json` shows. Recipes, and variants joined by `+`:\n\n{methods}\n",
-            *_options(method),
+            "\n## Methods\n\nA method is a complete configuration, to which variants are joined by `+`;"
+            " `skelstream methods NAME` shows all of one.\n\n",
+            *_methods(),
+            "\n## `skelstream pretrain --set`\n\nWhat all methods have, then what each kind of views, objective and"
+            " encoder has. A method sets others than these defaults.\n",
+            *_model("top level", PretrainConfig, {"method": None, "init": None}),
+            *_options(DataConfig(dataset="ntu60", protocol="xview"), "data."),
+            *_options(TrainConfig(), "train."),
+            *(part for kind in (AdamConfig, AdamWConfig) for part in _options(kind(), "train.optimizer.")),
+            *_kinds(VIEWS, "views."),
+            *_kinds(OBJECTIVES, "objective."),
+            *_kinds(ENCODERS, "objective.encoder."),
             "\n## `skelstream evaluate --set`\n",
             *_options(EvaluateConfig()),
             "\n## Options of flows\n\nThe same names in a deployment's parameters, in Prefect's form and in Python.\n",
@@ -137,12 +125,40 @@ def _configuration() -> str:
     )
 
 
+def _methods() -> Iterator[str]:
+    yield _table(("method", "what"), [(f"`{name}`", method.about) for name, method in METHODS.items()])
+    variants: dict[tuple[str, str], list[str]] = {}
+    for name, method in METHODS.items():
+        for variant, known in method.variants.items():
+            variants.setdefault((variant, known.about), []).append(f"`{name}`")
+    rows = [(f"`{variant}`", ", ".join(names), about) for (variant, about), names in variants.items()]
+    yield "\n" + _table(("variant", "of", "what"), rows)
+
+
+def _kinds(registry: Registry[Any], prefix: str) -> Iterator[str]:
+    """A section for each class of a registry."""
+    for name in registry.names():
+        yield from _fields(f"{prefix.rstrip('.')} of kind {name}", registry.find(name), prefix)
+
+
+def _fields(title: str, kind: type[BaseModel], prefix: str) -> Iterator[str]:
+    """A section for a model, and for each one within it; an encoder, which is of any kind, has its own."""
+    found = {name: field.annotation for name, field in kind.model_fields.items()}
+    models = {name: part for name, part in found.items() if isinstance(part, type) and issubclass(part, BaseModel)}
+    own = {name: field.default for name, field in kind.model_fields.items() if name not in models}
+    yield from _model(title, kind, own, prefix)
+    for name, inner in models.items():
+        if not issubclass(inner, EncoderConfig):
+            yield from _fields(f"{title}: {name}", inner, f"{prefix}{name}.")
+
+
 def _options(config: BaseModel, prefix: str = "") -> Iterator[str]:
     """A section for each model of a configuration."""
     values = {name: getattr(config, name) for name in type(config).model_fields}
     own = {name: value for name, value in values.items() if not isinstance(value, BaseModel)}
     if own:
-        yield from _model(prefix.rstrip(".") or "top level", type(config), own, prefix)
+        of_kind = f" of kind {own['kind']}" if "kind" in own else ""
+        yield from _model(f"{prefix.rstrip('.') or 'top level'}{of_kind}", type(config), own, prefix)
     for name, value in values.items():
         if isinstance(value, BaseModel):
             yield from _options(value, f"{prefix}{name}.")
@@ -150,30 +166,16 @@ def _options(config: BaseModel, prefix: str = "") -> Iterator[str]:
 
 def _model(title: str, kind: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     schema = kind.model_json_schema()
-    about, fields = documented(kind)
+    about, fields = read_docstrings(kind)
     rows = []
     for name, found in schema["properties"].items():
-        if values and name not in values:
+        if name == "kind" or (values and name not in values):  # the title says which kind it is
             continue
         required = name in schema.get("required", ())
         shown = "" if required else f"`{_json(values.get(name, found.get('default')))}`"
         rows.append((f"`{prefix}{name}`", _type(found, schema.get("$defs", {})), shown, fields.get(name, "")))
     yield f"\n### {title}\n\n{about}\n\n"
     yield _table(("name", "type", "default", "what"), rows)
-
-
-def documented(kind: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """What a model says of the whole, and of each field: beside it, or in the docstring of its class or of a base."""
-    fields: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        about, _, attributes = cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
-        for entry in re.split(r"\n(?= {4}\w)", "\n" + attributes):
-            names, _, line = entry.strip().partition(":")
-            fields |= {name.strip(): " ".join(line.split()) for name in names.split(",")}
-    fields |= {name: field.description for name, field in kind.model_fields.items() if field.description}
-    return " ".join(about.split()), {
-        name: " ".join(fields[name].split()) for name in kind.model_fields if name in fields
-    }
 
 
 def _json(value: Any) -> str:

@@ -1,27 +1,38 @@
-"""The command that keeps flows at hand: on a schedule, by the browser."""
+"""The commands that keep flows within reach of a browser, and commands within reach of a shell."""
 
-import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
-from flows.cli.data import command, local_path
-from flows.service.client import import_prefect
+from flows.cli.command import command
 
-
-def add_commands(commands: Any) -> None:
-    """Add `serve`."""
-    sub = command(commands, "serve", _serve, "run flows on schedules and from the browser: a Prefect server and its UI")
-    sub.add_argument("files", type=local_path, nargs="*", metavar="FILE", help="benchmarks to run on their schedules")
-    sub.add_argument(
-        "--port", type=int, default=4200, help="of the server, on the loopback interface; PREFECT_API_URL names another"
-    )
+if TYPE_CHECKING:  # the list of all commands needs none
+    from flows.options import CompletionOptions, ServeOptions
 
 
-def _serve(options: argparse.Namespace) -> None:
+@command("skelstream serve benchmark.yaml")
+def serve(options: "ServeOptions") -> None:
+    """Run flows on schedules and from the browser: a Prefect server and its UI."""
+    from flows.service.client import import_prefect
+
     import_prefect()
 
     from flows.benchmark.config import read_benchmark
-    from flows.service.serve import Scheduled, serve
+    from flows.service.serve import Scheduled
+    from flows.service.serve import serve as run_server
 
     found = [(path, read_benchmark(path)) for path in options.files]
     schedules = [Scheduled(config.name, path, config.schedule, config.timezone) for path, config in found]
-    serve(schedules, port=options.port)
+    run_server(schedules, port=options.port)
+
+
+@command(
+    "skelstream completion bash > ~/.local/share/bash-completion/completions/skelstream",
+    "skelstream completion zsh > ~/.zfunc/_skelstream",
+    "skelstream completion fish > ~/.config/fish/completions/skelstream.fish",
+)
+def completion(options: "CompletionOptions") -> None:
+    """Print what a shell needs to complete commands, options and files."""
+    import shtab
+
+    from flows.cli.commands import complete_parser
+
+    print(shtab.complete(complete_parser(shtab.FILE), options.shell))

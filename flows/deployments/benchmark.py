@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from flows.benchmark.config import BenchmarkOptions, read_benchmark
+from flows.benchmark.config import read_benchmark
 from flows.benchmark.plan import plan
 from flows.benchmark.rounds import name_round
 from flows.benchmark.run import BenchmarkResult, run_benchmark
 from flows.benchmark.text import plan_text
+from flows.options import BenchmarkOptions
 from flows.service import tracking
 from flows.service.tracking import attempt, link, markdown, name_run, slug, table, tell, tracked_flow
 

@@ -6,9 +6,7 @@ from flows.demo import Steps, demo
 from flows.deployments.evaluate import evaluate_flow
 from flows.deployments.preprocess import preprocess_flow
 from flows.deployments.pretrain import pretrain_flow
-from flows.evaluate import EvaluateOptions
-from flows.preprocess import PreprocessOptions
-from flows.pretrain import PretrainOptions
+from flows.options import EvaluateOptions, PreprocessOptions, PretrainOptions
 from flows.service.tracking import attempt, link, name_run, tracked_flow
 from shards.paths import expand_home
 

@@ -1,6 +1,7 @@
 """Post-distillation as a flow run."""
 
-from flows.distill import DistillOptions, distill
+from flows.distill import distill
+from flows.options import DistillOptions
 from flows.pretrain import summary
 from flows.service.tracking import attempt, link, name_run, tell, tracked_flow
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from flows.config import read_config
 from flows.evaluate import (
-    EvaluateOptions,
     count_rows,
     evaluate,
     found_rows,
@@ -13,10 +12,11 @@ from flows.evaluate import (
     table,
     wanted_tasks,
 )
+from flows.options import EvaluateOptions
 from flows.run_folder import versions
 from flows.scores.summary import lines, subjects
 from flows.service import tracking
-from flows.service.events import failure_told
+from flows.service.events import report_failure
 from flows.service.tracking import attempt, link, markdown, name_run, tell, tracked_flow
 from flows.tasks.bench import Bench
 from models.evaluation.results import TaskResult, hardware
@@ -30,7 +30,7 @@ def evaluate_flow(options: EvaluateOptions, progress: bool = True) -> str:
         options: which run, which tasks.
         progress: show bars in the terminal.
     """
-    with failure_told(options.run, options.tasks):
+    with report_failure(options.run, options.tasks):
         return _evaluated(options, progress)
 
 

@@ -1,6 +1,7 @@
 """An export as a flow run."""
 
-from flows.exchange.export import ExportOptions, export
+from flows.exchange.export import export
+from flows.options import ExportOptions
 from flows.service.tracking import attempt, link, name_run, tracked_flow
 
 
@@ -13,6 +14,6 @@ def export_flow(options: ExportOptions) -> str:
     """
     out = options.out or options.run / "export"
     name_run(f"export {options.run.name}", run=options.run.name)
-    attempt(f"export-{options.run.name}", export)(options.run, options.checkpoint, out)
+    attempt(f"export-{options.run.name}", export)(options.run, options.checkpoint, out, options.stream)
     link(f"export-{options.run.name}", out, "The exported encoder")
     return str(out)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from flows.preprocess import PreprocessOptions, preprocess
+from flows.options import PreprocessOptions
+from flows.preprocess import preprocess
 from flows.service import tracking
 from flows.service.tracking import attempt, link, markdown, name_run, table, tell, tracked_flow
 from pipelines.conversion.convert import ConvertResult, default_scratch

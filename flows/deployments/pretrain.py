@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import PretrainConfig
-from flows.pretrain import PretrainOptions, pretrain, summary
+from flows.options import PretrainOptions
+from flows.pretrain import pretrain, resolve, summary
 from flows.run_folder import read_run
 from flows.service import tracking
 from flows.service.tracking import attempt, line_chart, link, markdown, name_run, picture, table, tell, tracked_flow
@@ -21,7 +22,7 @@ def pretrain_flow(options: PretrainOptions, progress: bool = True) -> str:
         options: what to train on which data, and where the run lies.
         progress: show a bar in the terminal.
     """
-    config = options.resolve()
+    config = resolve(options)
     name_run(config.title, run=options.run.name, **config.tags)
     begun, key = len(read_log(options.run)), options.run.name
     with tracking.progress(f"{key}-progress", "epochs trained", lambda: _epochs(options.run, config)):

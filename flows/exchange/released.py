@@ -5,31 +5,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.config import DataConfig, PretrainConfig, check_protocol, read_config, validated
-from flows.options import LocalPath, PlaceText
+from flows.config import DataConfig, PretrainConfig, check_protocol, read_config, validate_tree
+from flows.options import ImportOptions
 from flows.recipes import recipe
 from flows.run_folder import IMPORT, ImportRecord, RunRecord, new_record, read_import, write_model, write_run
 from models.exchange.released import Method, Released, read_released
 from models.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from shards.files import sha256_file, whole_folder
-from shards.frozen import Frozen
 from shards.manifest import find_store, read_manifest
 from shards.places import place
-from shards.skeleton import Stream
 
 REPOSITORIES: dict[Method, str] = {"pcm3": "JHang2020/PCM3", "cmd": "maoyunyao/CMD"}
-
-
-class ImportOptions(Frozen):
-    """Which file, and the store on which its encoder will be evaluated. See `skelstream import-checkpoint --help`."""
-
-    method: Method
-    file: LocalPath
-    run: LocalPath
-    data: PlaceText
-    dataset: str
-    protocol: str
-    stream: Stream = "joint"
 
 
 def import_released(options: ImportOptions) -> str:
@@ -63,11 +49,11 @@ def import_released(options: ImportOptions) -> str:
 
 
 def _config(options: ImportOptions, released: Released) -> PretrainConfig:
-    data = DataConfig(dataset=options.dataset, protocol=options.protocol, stream=options.stream)
+    data = DataConfig(dataset=options.dataset, protocol=options.protocol, streams=(options.stream,))
     config = recipe("pcm3", data).model_copy(update={"method": options.method, "objective": released.config})
     if options.method == "cmd":  # its script: batch 64, lr 0.01, else the schedule of PCM3
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 64, "lr": 0.01})})
-    return validated(PretrainConfig, _tree(config), str(options.file))
+    return validate_tree(PretrainConfig, _tree(config), str(options.file))
 
 
 def _write(folder: Path, config: PretrainConfig, record: ImportRecord, run: RunRecord, released: Released) -> None:

@@ -43,7 +43,7 @@ def gpu_names() -> tuple[str, ...]:
 
 
 @contextmanager
-def leased(
+def lease_gpus(
     device: torch.device, *, count: int = 1, share: bool = False, about: str, say: Say = to_stderr
 ) -> Iterator[tuple[torch.device, ...]]:
     """Hold the only right to compute on `count` GPUs, and yield them; what is not CUDA is yielded as it is.

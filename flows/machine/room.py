@@ -16,13 +16,13 @@ from typing import get_args
 
 import torch
 
-from flows.build import pick_loader
+from flows.build import build_objective, pick_loader
 from flows.config import PretrainConfig
 from flows.options import LoaderOptions
 from flows.tasks.bench import Bench, Subject
 from models.evaluation.feature_store import ABOUT
-from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.checkpoint import FOLDER
+from models.training.optimizers import SGDConfig
 from models.training.schedule import TrainConfig
 from pipelines.conversion.convert import default_scratch, find_existing
 from pipelines.loaders.split import Split
@@ -46,33 +46,38 @@ class ModelBytes:
     Attributes:
         state: parameters, their twins, queues and statistics: what a checkpoint holds of the objective.
         encoder: of these, the online encoder alone.
-        trained: parameters that gradients reach; as much again are their gradients, and their momentum.
+        trained: parameters that gradients reach; as much again are their gradients, and each moment.
+        moments: that the optimiser keeps of each: 1 of SGD with momentum, 2 of Adam.
     """
 
     state: int
     encoder: int
     trained: int
+    moments: int = 1
 
     @property
     def checkpoint(self) -> int:
         """Tensors of a checkpoint; the file is some hundred bytes a tensor larger."""
-        return self.state + self.trained
+        return self.state + self.moments * self.trained
 
     @property
     def training(self) -> int:
         """What a step holds at one time, without activations."""
-        return self.state + 2 * self.trained
+        return self.state + (1 + self.moments) * self.trained
 
 
-def model_bytes(config: PCM3PPConfig) -> ModelBytes:
+def model_bytes(config: PretrainConfig) -> ModelBytes:
     """By a model without numbers, on torch's device "meta"."""
     with torch.device("meta"):
-        model = PCM3PP(config)
-    idle = () if config.needs_decoder else ("decoder.",)
+        model = build_objective(config)
+    idle = tuple(model.unreached)
+    trained = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(idle)]
+    moments = 1 if isinstance(config.train.optimizer, SGDConfig) else 2
     return ModelBytes(
         state=_bytes(model.state_dict().values()),
-        encoder=_bytes(model.encoder.state_dict().values()),
-        trained=_bytes(p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(idle)),
+        encoder=_bytes(next(iter(model.encoders.values())).state_dict().values()),
+        trained=_bytes(trained),
+        moments=moments,
     )
 
 
@@ -99,7 +104,7 @@ def check_pretrain(
     Raises:
         ShortageError: what is short, how much is there, and how much is needed at least.
     """
-    model, count = model_bytes(config.objective), kept_checkpoints(config.train)
+    model, count = model_bytes(config), kept_checkpoints(config.train)
     there = sum(path.stat().st_size for path in (run / FOLDER).glob("*.pt"))
     _check_disk(
         run,
@@ -125,14 +130,19 @@ def check_evaluate(bench: Bench, tasks: Sequence[str]) -> None:
         ShortageError: as of `check_pretrain`.
     """
     missing = _missing_features(bench, tasks)
-    width = 2 * bench.config.objective.encoder.hidden if bench.options.layer != "projector" else 1
+    width = _feature_width(bench) if bench.options.layer == "last" else 1  # of others a lower bound
     splits = {side: bench.benchmark.split(side) for side in dict.fromkeys(side for _, side in missing)}
     needed = sum(splits[side].num_samples * (width * _FLOAT + 16) for _, side in missing)
     _check_disk(bench.run / "features", needed, f"features of {len(missing)} sides of the data set")
-    parts = {"the encoder": model_bytes(bench.config.objective).encoder}
+    parts = {"the encoder": model_bytes(bench.config).encoder}
     for split in splits.values():
         parts |= _resident(split, bench.benchmark.loader, bench.device)
     _check_memory(bench.device, parts)
+
+
+def _feature_width(bench: Bench) -> int:
+    with torch.device("meta"):
+        return bench.config.objective.encoder.build().width
 
 
 def check_preprocess(
@@ -222,7 +232,8 @@ def _missing_features(bench: Bench, tasks: Sequence[str]) -> list[tuple[Subject,
 
 
 def _is_kept(bench: Bench, subject: Subject, side: Side, kept: Iterable[dict[str, object]]) -> bool:
-    wanted = {"side": side, "layer": bench.options.layer, "protocol": bench.benchmark.protocol}
+    benchmark = bench.benchmark
+    wanted = {"side": side, "layer": bench.options.layer, "protocol": benchmark.protocol, "stream": benchmark.stream}
     for about in kept:
         encoder = about.get("encoder")
         name, value = ("checkpoint_sha256", bench.source.sha256) if subject == "trained" else ("random", None)

@@ -8,14 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flows.pages.sample.sample import Neighbours
-from flows.pages.sample.text import Line, lines, mask_words, mix_words
 from flows.pages.web import encode as encode  # the other pages take it from here
 from flows.pages.web import encode_bytes
 from pipelines.augmentations.operation import Free, Linear, Mask, Mix, Operation, Samples
 from pipelines.augmentations.streams import ToStream
+from pipelines.loaders.sample import Neighbours
 from pipelines.views import draw_blend, make_views
 from pipelines.views.spec import View, ViewSpec
+from pipelines.views.text import Line, lines, mask_words, mix_words
 from shards.batch import RaggedBatch, Views, unflatten
 from shards.skeleton import NUM_PERSONS, Stream
 

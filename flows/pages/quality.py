@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from flows.pages.charts import count_bars, histogram_bars, pose
 from flows.pages.web import assets, encode, skeleton, upwards
 from pipelines.preprocessing.bodies import present
 from pipelines.quality.statistics import Outlier, Outliers, Spread, Statistics
+from pipelines.quality.summary import statistics
+from pipelines.quality.text import DROPPED_BODIES, amount, describe_quality, where
 from shards.catalog import source
-from shards.manifest import STORE, Manifest, read_manifest
+from shards.files import write_atomic
+from shards.frozen import Frozen
+from shards.manifest import STORE, Manifest, find_stores, read_manifest
 from shards.places import Place
-from shards.skeleton import JOINT_NAMES, NUM_COORDINATES, NUM_JOINTS
+from shards.skeleton import NUM_COORDINATES, NUM_JOINTS
 from shards.store import Store, open_store
 
 CLIP_FRAMES = 120
@@ -25,13 +30,6 @@ CLIP_FRAMES = 120
 
 CLIP_BUDGET = 4_000_000
 """Characters that the clips of a page may take, an equal part for each store; with more of them each is shorter."""
-
-DROPPED_BODIES = {
-    "dropped_by_rank": "beyond the two persons kept",
-    "dropped_by_length": "too few frames",
-    "dropped_by_spread": "too wide for a person",
-    "dropped_by_overlap": "at the same time as a longer one",
-}
 
 MEANINGS = {
     "bone variation": "A bone's length changes over time: standard deviation, against the median of all samples for "
@@ -170,20 +168,6 @@ def _row(sample: Outlier, outliers: Outliers, clip: int, bodies: npt.NDArray[np.
     )
 
 
-def where(sample: Outlier) -> str:
-    """The place in a sample, for people to read; frames count from 0."""
-    joint = "" if sample.joint is None else f", {JOINT_NAMES[sample.joint]}"
-    person = f" of person {sample.person}" if sample.person else ""
-    return f"frame {sample.frame:,}{joint}{person}"
-
-
-def amount(value: float, unit: str) -> str:
-    """A number of an outlier, for people to read."""
-    if unit == "share":
-        return f"{value:.1%}"
-    return f"{value:,.0f} frames" if unit == "frames" else f"{100 * value:,.1f} c{unit}"
-
-
 def _count_charts(found: Statistics) -> list[Markup]:
     rows = "videos" if found.actions else "samples"
     charts = [count_bars("classes", found.classes, "actions" if found.actions else "samples")]
@@ -213,3 +197,36 @@ def _score_chart(outliers: Outliers) -> Markup:
 def _centimetres(title: str, spread: Spread, unit: str) -> Markup:
     hundredfold = spread.histogram.model_copy(update={"edges": [100 * edge for edge in spread.histogram.edges]})
     return histogram_bars(title, hundredfold, unit, "samples", 1)
+
+
+class Report(Frozen):
+    """What `--json` writes."""
+
+    stores: list[Statistics]
+
+
+def stats(data: Place, html: Path | None = None, json: Path | None = None, progress: bool = False) -> str:
+    """Measure every store below `data`.
+
+    Args:
+        data: a store's folder, or the folder that holds several.
+        html: where to write the page; several stores are its sections.
+        json: where to write the numbers, see `Report`.
+        progress: show a bar for each store.
+
+    Returns:
+        A summary for people to read.
+
+    Raises:
+        StoreError: there is no store, or one is damaged.
+    """
+    folders = find_stores(data)
+    found = [statistics(folder, progress=progress) for folder in folders]
+    written = []
+    if json is not None:
+        write_atomic(json, (Report(stores=found).model_dump_json(indent=1) + "\n").encode())
+        written.append(f"wrote {json}")
+    if html is not None:
+        write_atomic(html, page(list(zip(folders, found, strict=True))).encode())
+        written.append(f"wrote {html}")
+    return "\n".join([*map(describe_quality, found), *written])

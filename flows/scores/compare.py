@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from flows.config import read_config
 from flows.scores.published import PUBLISHED, Published
-from flows.scores.summary import REPEATED, changes, conditions, percent, stored, tested_on
+from flows.scores.summary import DATA_CONDITIONS, REPEATED, changes, conditions, percent, read_stored, tested_on
 from flows.tasks.registry import TASKS
 from models.evaluation.results import Setting, TaskResult, read_results
 from shards.catalog import dataset
@@ -69,7 +69,7 @@ def load(paths: Sequence[Path]) -> dict[str, list[TaskResult]]:
     """
     found: dict[str, list[TaskResult]] = {}
     for path in paths:
-        rows = read_results(path) if path.is_file() else stored(path / "results")
+        rows = read_results(path) if path.is_file() else read_stored(path / "results")
         if not rows:
             raise ConfigError(f"{path}: found no results, expected a scored run or a file of results")
         name = path.parent.parent if path.is_file() else path
@@ -128,14 +128,17 @@ def compare(
         called: what the line of a run's result is called.
 
     Raises:
-        ConfigError: figures of one column were made by different settings or on different data, and which.
+        ConfigError: figures of one column were made by different settings or on different data, and which. Where each
+            has the official setting of its encoder's family they compare, as published figures do.
     """
     values: dict[tuple[str, Column], list[float]] = {}
     first: dict[Column, tuple[str, TaskResult]] = {}
+    families: set[str] = set()
     for run, results in runs.items():
         for result in results:
             if result.subject != "trained" and not baselines:
                 continue
+            families.add(result.family)
             name = called(run, result)
             for column in _columns(result):
                 known = first.setdefault(column, (run, result))
@@ -145,6 +148,8 @@ def compare(
     columns = tuple(sorted(first, key=_place))
     published, notes = _published(columns, first)
     values |= published
+    if len(families) > 1:
+        notes = (f"official settings of each encoder's family: {', '.join(sorted(families))}", *notes)
     return Comparison(tuple(dict.fromkeys(name for name, _ in values)), columns, values, notes)
 
 
@@ -210,9 +215,12 @@ def _place(column: Column) -> tuple[Any, ...]:
 
 
 def _check(column: Column, name: str, expected: TaskResult, other: str, found: TaskResult) -> None:
-    """Refuse two results whose numbers mean different things."""
+    """Refuse two results whose numbers mean different things; official settings of two families compare."""
     here, there = conditions(found), conditions(expected)
-    for key in sorted({*here, *there}):
+    keys = {*here, *there}
+    if found.family != expected.family and not changes(found) and not changes(expected):
+        keys = {*DATA_CONDITIONS}
+    for key in sorted(keys):
         if here.get(key) != there.get(key):
             raise ConfigError(
                 f"{column.table} {column.title}: found {key} {here.get(key)!r} in {other} and {there.get(key)!r} in"

@@ -5,14 +5,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.tasks.config import EvaluateConfig
+from flows.tasks.official import official
 from flows.tasks.registry import TASKS
 from models.evaluation.results import TaskResult, read_results
 from shards.errors import SkelstreamError
+from shards.skeleton import STREAMS
 from shards.trees import flatten
 
 REPEATED = ("seed", "draw")
 """Settings that tell repetitions of one measurement apart."""
+
+DATA_CONDITIONS = ("data fingerprint", "recipe")
+"""The `conditions` of a result that are none of its options."""
 
 # options from which repetitions are numbered
 _NUMBERED = ("seed", "linear.seed", "finetune.seed")
@@ -30,9 +34,19 @@ class Line(NamedTuple):
     scores: dict[str, str]
 
 
-def stored(folder: Path) -> list[TaskResult]:
-    """All results of a folder of results, task by task; errors as of `of_task`."""
-    return [row for name in TASKS for row in of_task(folder, name)]
+def read_stored(folder: Path) -> list[TaskResult]:
+    """All results of a folder of results, task by task; errors as of `of_task`.
+
+    Those of a run's further streams lie in folders below; their settings name the stream.
+    """
+    rows = [row for name in TASKS for row in of_task(folder, name)]
+    for stream in STREAMS:
+        for name in TASKS:
+            rows += [
+                row.model_copy(update={"setting": {**row.setting, "stream": stream}})
+                for row in of_task(folder / stream, name)
+            ]
+    return rows
 
 
 def of_task(folder: Path, name: str) -> list[TaskResult]:
@@ -71,7 +85,7 @@ def _scores(rows: Sequence[TaskResult]) -> str:
     return ", ".join(text if name == "accuracy" else f"{name} {text}" for name, text in texts)
 
 
-def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """Rows of equal length as lines whose columns stand below each other; those of the numbers `right` to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -96,10 +110,9 @@ def tested_on(result: TaskResult) -> tuple[str, str]:
 
 
 def changes(result: TaskResult) -> dict[str, tuple[Any, Any]]:
-    """Options of a result that are not the published ones: name -> (found, published)."""
-    found, default = (
-        flatten(o) for o in (result.options, TASKS[result.task].options(EvaluateConfig(), result.subject))
-    )
+    """Options of a result that are not the official ones of its encoder's family: name -> (found, official)."""
+    expected = TASKS[result.task].options(official(result.family), result.subject)
+    found, default = flatten(result.options), flatten(expected)
     names = sorted({*found, *default} - {*_NUMBERED, *_PLACES})
     return {name: (found.get(name), default.get(name)) for name in names if found.get(name) != default.get(name)}
 
@@ -107,10 +120,10 @@ def changes(result: TaskResult) -> dict[str, tuple[Any, Any]]:
 def conditions(result: TaskResult) -> dict[str, Any]:
     """Everything but the run that a score depends on."""
     options = {name: value for name, value in flatten(result.options).items() if name not in (*_NUMBERED, *_PLACES)}
-    return {**options, "data fingerprint": result.fingerprint, "recipe": result.recipe}
+    return {**options, **dict(zip(DATA_CONDITIONS, (result.fingerprint, result.recipe), strict=True))}
 
 
 def options_text(result: TaskResult) -> str:
-    """By which setting."""
-    changed = ", ".join(f"{name} {value}" for name, (value, _) in changes(result).items())
-    return changed or "published"
+    """By which setting: the official one of the encoder's family, and what was changed of it."""
+    changed = (f"{name} {value}" for name, (value, _) in changes(result).items())
+    return ", ".join((f"official {result.family}", *changed))

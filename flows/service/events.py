@@ -38,7 +38,7 @@ def evaluation_failed(run: Path, tasks: Sequence[str], error: BaseException) -> 
 
 
 @contextmanager
-def failure_told(run: Path, tasks: Sequence[str]) -> Iterator[None]:
+def report_failure(run: Path, tasks: Sequence[str]) -> Iterator[None]:
     """Tell of an error that ends the block, and let it pass; who cancels or interrupts makes no failure."""
     try:
         yield

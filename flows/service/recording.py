@@ -23,18 +23,23 @@ _RETRIES = "1"
 the many requests that end a flow run."""
 
 
-def record(entrypoint: str, options: Any, work: Callable[[bool], None] | None) -> None:
-    """Carry out a command as a flow run, or by `work` where Prefect does not answer.
+def record(entrypoint: str, options: Any, work: Callable[[bool], None] | None, *, plain: bool = False) -> None:
+    """Carry out a command as a flow run, or by `work` where Prefect does not answer or is not wanted.
 
     Args:
         entrypoint: module and name of the flow, such as "flows.deployments.pretrain.pretrain_flow".
         options: its one argument.
         work: does the same without Prefect, told whether the flow had begun, so that there may be something to go on
             with; None for what needs a server.
+        plain: by `work`, without asking Prefect.
 
     Raises:
         ServerError: no server answers, and there is no `work`.
     """
+    if plain:
+        assert work is not None, "what is to be done without a server can be"
+        work(False)
+        return
     begun: list[bool] = []
     try:
         _run(entrypoint, options, begun)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from flows.run_folder import read_run
-from flows.scores.summary import aligned
+from flows.scores.summary import align_columns
 from flows.storage.items import (
     Item,
     Kind,
@@ -198,7 +198,7 @@ def listing(found: Inventory, now: float | None = None) -> str:
         rows.append((item.kind, item.state, size, age, str(item.path), item.about + _used(item)))
     total = sum(item.bytes for item in found.items)
     return "\n".join(
-        [*aligned(rows, right=(2, 3)), f"{len(found.items)} things, {describe_bytes(total)}", *_unread(found)]
+        [*align_columns(rows, right=(2, 3)), f"{len(found.items)} things, {describe_bytes(total)}", *_unread(found)]
     )
 
 

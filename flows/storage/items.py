@@ -1,4 +1,4 @@
-"""One thing on the shelf, and how its state is told: by names, sizes and small files; no tensor or frame is read."""
+"""A store, run or benchmark on the disk, and its state, by names, sizes and small files; no tensor or frame is read."""
 
 import json
 import os

@@ -25,10 +25,10 @@ from shards.amounts import describe_bytes
 from shards.errors import SkelstreamError
 from shards.files import lock_file, sha256_file, sync
 
-RESTED = 3600.0
+MIN_REST_SECONDS = 3600.0
 """Seconds after which a temporary file that no lock protects counts as left: writing one takes less."""
 
-ABANDONED = 7 * 86400.0
+ABANDONED_SECONDS = 7 * 86400.0
 """Seconds after which an unfinished conversion that nobody works on counts as given up: it could still go on."""
 
 _FEATURES = re.compile(r"[0-9a-f]{16}")
@@ -86,7 +86,7 @@ def plan_pruning(folders: Sequence[Path], now: float | None = None) -> Pruning:
     removals += [_of_conversion(item, then) for item in found.of("store") if _is_given_up(item, then)]
     for item in found.of("run"):
         removals += _without_checkpoint(item.path)
-    notes = _blindness(found, folders)
+    notes = _describe_unreadable(found, folders)
     if not notes:
         removals += [_of_store(item) for item in found.of("store") if item.name and not item.used_by]
     return Pruning(tuple(removals), tuple(notes))
@@ -122,7 +122,11 @@ def remove(removal: Removal, folders: Sequence[Path]) -> bool:
 
 def _is_left(item: Item, now: float) -> bool:
     """Whether a lock tells if somebody still writes it, or it has rested."""
-    return _lasting_lock(item.path) is not None or item.path.parent.name == "features" or now - item.changed >= RESTED
+    return (
+        _lasting_lock(item.path) is not None
+        or item.path.parent.name == "features"
+        or now - item.changed >= MIN_REST_SECONDS
+    )
 
 
 def _of_leftover(item: Item) -> Removal:
@@ -143,7 +147,7 @@ def _lasting_lock(path: Path) -> Path | None:
 
 
 def _is_given_up(item: Item, now: float) -> bool:
-    return item.path.name.endswith(".partial") and now - item.changed >= ABANDONED
+    return item.path.name.endswith(".partial") and now - item.changed >= ABANDONED_SECONDS
 
 
 def _of_conversion(item: Item, now: float) -> Removal:
@@ -189,7 +193,7 @@ def _sha256(path: Path, changed: int, size: int) -> str:
     return sha256_file(path)
 
 
-def _blindness(found: Inventory, folders: Sequence[Path]) -> list[str]:
+def _describe_unreadable(found: Inventory, folders: Sequence[Path]) -> list[str]:
     """Why nobody can tell which stores are in use."""
     where = ", ".join(map(str, folders))
     if not found.of("store"):
@@ -206,7 +210,7 @@ def _is_wanted(path: Path, folders: Sequence[Path]) -> bool:
     except SkelstreamError:
         return True
     name = path.name.rpartition("-")[2]
-    return bool(_blindness(found, folders)) or any(name in item.uses for item in found.items)
+    return bool(_describe_unreadable(found, folders)) or any(name in item.uses for item in found.items)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from flows.build import build_encoder, build_objective, open_views, pick_loader
 from flows.config import PretrainConfig, check_protocol
 from flows.options import LoaderOptions, PlaceText
 from flows.tasks.config import EvaluateConfig
-from models.encoders.gru import GRUEncoder
+from models.encoders.encoder import Encoder
 from models.evaluation.feature_store import ABOUT, feature_key, read_features, stored_features, verify_features
 from models.evaluation.features import (
     Features,
@@ -25,6 +25,8 @@ from models.evaluation.features import (
     layer_names,
     projector_from_state,
 )
+from models.evaluation.finetune import prepare_encoder
+from models.evaluation.heads import Curve
 from models.evaluation.results import Setting
 from models.evaluation.subsets import split_by_subject
 from models.heads import Projector
@@ -34,7 +36,7 @@ from pipelines.loaders.loader import ViewLoader
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import Split, open_split
 from pipelines.loaders.subset import only
-from pipelines.views.methods import evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from pipelines.views.spec import ViewSpec
 from shards.batch import Views
 from shards.catalog import dataset as dataset_named
@@ -92,11 +94,36 @@ class Benchmark:
     _resident: dict[Side, Resident] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of_run(cls, config: PretrainConfig, folder: Place, loader: LoaderOptions, device: torch.device) -> Self:
-        """What a run was trained on, in its store; ConfigError when the data set has no such protocol."""
+    def of_run(
+        cls,
+        config: PretrainConfig,
+        folder: Place,
+        loader: LoaderOptions,
+        device: torch.device,
+        stream: Stream | None = None,
+    ) -> Self:
+        """What a run was trained on, in its store.
+
+        Args:
+            stream: of those of the run; None for its first.
+
+        Raises:
+            ConfigError: the data set has no such protocol, or the run no such stream.
+        """
         data = config.data
         check_protocol(data.dataset, data.protocol)
-        return cls(folder, data.dataset, data.protocol, data.stream, config.views.frames, data.window, loader, device)
+        if stream is not None and stream not in data.streams:
+            raise ConfigError(f"--stream {stream}: found a run of {', '.join(data.streams)}, expected one of these")
+        return cls(
+            folder,
+            data.dataset,
+            data.protocol,
+            stream or data.streams[0],
+            config.views.frames,
+            data.window,
+            loader,
+            device,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -156,8 +183,9 @@ class Benchmark:
         missing, untested = (np.setdiff1d(every, found).tolist() for found in (trained, tested))
         return {"missing_classes": missing, "untested_classes": untested}
 
-    def spec(self, crop: Literal["centre", "random"]) -> ViewSpec:
-        return evaluation_spec(crop, self.stream, self.frames)
+    def spec(self, crop: Literal["centre", "random"], *, centre_ratio: float = 0.95, degrees: float = 0.0) -> ViewSpec:
+        """As `evaluation_spec`."""
+        return evaluation_spec(crop, self.stream, self.frames, centre_ratio=centre_ratio, degrees=degrees)
 
     def views(
         self,
@@ -230,11 +258,17 @@ class Bench:
         made: T = self._made[key]
         return made
 
-    def encoder(self, subject: Subject) -> GRUEncoder:
+    def spec(self, crop: Literal["centre", "random"], benchmark: Benchmark | None = None) -> ViewSpec:
+        """The plain view of samples, by the options; of the run's own benchmark unless another is given."""
+        options = self.options
+        seen = self.benchmark if benchmark is None else benchmark
+        return seen.spec(crop, centre_ratio=options.centre_ratio, degrees=options.degrees)
+
+    def encoder(self, subject: Subject) -> Encoder:
         """The run's encoder, or the one it began with; on the device."""
         return self._model(subject)[0]
 
-    def reading(self, subject: Subject) -> tuple[GRUEncoder, Projector | None]:
+    def reading(self, subject: Subject) -> tuple[Encoder, Projector | None]:
         """The same with its projector, None where the checkpoint has none; for features of `options.layer`.
 
         Raises:
@@ -249,19 +283,21 @@ class Bench:
             )
         return encoder, projector
 
-    def _model(self, subject: Subject) -> tuple[GRUEncoder, Projector | None]:
+    def _model(self, subject: Subject) -> tuple[Encoder, Projector | None]:
         assert subject != "coordinates", "coordinates have no encoder"
         return self.once(("model", subject), lambda: self._load(subject))
 
-    def _load(self, subject: Subject) -> tuple[GRUEncoder, Projector | None]:
-        projector: Projector | None
+    def _load(self, subject: Subject) -> tuple[Encoder, Projector | None]:
+        stream = self.benchmark.stream
         if subject == "trained":
             checkpoint = load_checkpoint(self.source.checkpoint, expect_fingerprint=self.source.fingerprint)
             _check_config(self.run / "config.json", self.config, self.source.checkpoint, checkpoint)
-            encoder = build_encoder(self.config, encoder_state(checkpoint))
-            projector = projector_from_state(checkpoint.objective)
+            encoder = build_encoder(self.config, encoder_state(checkpoint, stream), stream)
+            projector = projector_from_state(checkpoint.objective, stream)
         else:
-            encoder, projector = build_encoder(self.config, None), build_objective(self.config).projector
+            objective = build_objective(self.config)
+            encoder = cast(Encoder, objective.encoders[stream])
+            projector = projector_from_state(objective.state_dict(), stream)
         return encoder.to(self.device), None if projector is None else projector.to(self.device).eval()
 
     def features(self, side: Side, subject: Subject) -> Features:
@@ -278,7 +314,7 @@ class Bench:
 
     def _features(self, side: Side, subject: Subject) -> Features:
         def extract() -> Features:
-            return self.encoded(subject, side, self.benchmark.spec("centre"))
+            return self.encoded(subject, side, self.spec("centre"))
 
         if subject == "coordinates":
             return extract()
@@ -293,11 +329,12 @@ class Bench:
         """All that features depend on."""
         return {
             "encoder": self._about_encoder(subject),
+            "stream": self.benchmark.stream,
             "fingerprint": self.source.fingerprint,
             "dataset": self.benchmark.dataset,
             "protocol": self.benchmark.protocol,
             "side": side,
-            "view": self.benchmark.spec("centre").model_dump(mode="json"),
+            "view": self.spec("centre").model_dump(mode="json"),
             "layer": self.options.layer,
             "precision": "float32",
         }
@@ -349,14 +386,26 @@ class Bench:
         Raises:
             ConfigError: it has no such layer.
         """
-        layer, layers = self.options.layer, self.config.objective.encoder.layers
-        number = layer.removeprefix("layer")
-        if number.isdecimal() and int(number) > layers:
-            raise ConfigError(
-                f"{self.run}: found an encoder of {layers} layers, expected {layer}, as --set layer asks for"
-            )
-        if layer == "projector" and self.source.checkpoint.is_file():
+        layer = self.options.layer
+        if layer != "projector":
+            with torch.device("meta"):
+                names = layer_names(self.config.objective.encoder.build())
+            if layer not in names:
+                raise ConfigError(
+                    f"{self.run}: found an encoder with the layers {', '.join(names)}, expected {layer}, as --set layer"
+                    " asks for"
+                )
+        elif self.source.checkpoint.is_file():
             self.reading("trained")
+
+    def check_tuning(self) -> None:
+        """Refuse fine-tuning that the encoder does not allow.
+
+        Raises:
+            ConfigError: as `prepare_encoder`.
+        """
+        with torch.device("meta"):
+            prepare_encoder(self.config.objective.encoder.build(), self.options.finetune)
 
     def other(self, dataset: str, protocol: str, data: PlaceText | None) -> Benchmark:
         """Another data set, seen the same way; in the folder of the run's store unless `data` names one.
@@ -399,6 +448,17 @@ def scoring(results: Path) -> Iterator[None]:
 def repeats(first_seed: int, options: EvaluateConfig) -> list[Setting]:
     """A row for each seed."""
     return [{"seed": first_seed + number} for number in range(options.repeats)]
+
+
+def curve_details(curve: Curve) -> dict[str, Any]:
+    """For the details of a row: accuracies on the way, and the epochs they are of."""
+    return {
+        "best_epoch": curve.best_epoch,
+        "chosen_epoch": curve.chosen_epoch,
+        "scored_epochs": list(curve.scored_epochs),
+        "curve": list(curve.curve),
+        "validation_curve": None if curve.validation_curve is None else list(curve.validation_curve),
+    }
 
 
 def each(views: ViewLoader) -> Callable[[], Iterator[Views]]:

@@ -1,4 +1,4 @@
-"""Options of the downstream tasks; the defaults are the published settings."""
+"""Options of the downstream tasks; the defaults are the published settings of the GRU, see `flows.tasks.official`."""
 
 from typing import Annotated, Literal
 
@@ -27,11 +27,14 @@ class SemiConfig(Frozen):
         fractions: of the training labels.
         sampling: "unstratified" as maoyunyao/CMD and maoyunyao/MAMP draw, "stratified" as JHang2020/HiCLR.
         draws: of each, with seeds from 0.
+        epoch: "labelled": one pass over the labelled samples. "all": as many as make up the training split, so that
+            few labels get as many steps as all (JHang2020/HiCLR).
     """
 
     fractions: tuple[Share, ...] = Field(FRACTIONS, min_length=1)
     sampling: tuple[Sampling, ...] = Field(("unstratified", "stratified"), min_length=1)
     draws: int = Field(5, ge=1, le=1000)
+    epoch: Literal["labelled", "all"] = "labelled"
 
 
 class TransferConfig(Frozen):
@@ -52,7 +55,7 @@ class FusionConfig(Frozen):
     """The runs of the other two streams, whose linear task has been scored as this run's.
 
     Attributes:
-        bone, motion: folders of those runs; both are needed.
+        bone, motion: folders of those runs; both are needed, but where one run has all three streams.
     """
 
     bone: LocalPath | None = None
@@ -80,6 +83,8 @@ class EvaluateConfig(Frozen):
 
     Attributes:
         layer: that frozen tasks read features from.
+        centre_ratio: share of a sample, its middle, that views with the crop "centre" show; those of all test samples.
+        degrees: largest angle by which training views with the crop "random" are turned about each axis, either way.
         validation: share of the training subjects that choose an epoch instead of training; 0 for none.
         repeats: runs of tasks that train something, with seeds from that of the task on.
         batch_size: samples encoded at a time.
@@ -98,6 +103,8 @@ class EvaluateConfig(Frozen):
     robustness: RobustnessConfig = RobustnessConfig()
     early: EarlyConfig = EarlyConfig()
     layer: Layer = "last"
+    centre_ratio: Share = 0.95
+    degrees: float = Field(0.0, ge=0, le=180)
     validation: float = Field(0.0, ge=0, lt=1)
     repeats: int = Field(1, ge=1, le=1000)
     batch_size: int = Field(256, ge=1)

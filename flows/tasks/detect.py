@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from flows.tasks.bench import Bench, Ids, Scored, Subject, repeats
 from flows.tasks.config import DetectionTaskConfig, EvaluateConfig
@@ -65,11 +66,12 @@ class ScoredEpoch(NamedTuple):
     validation: tuple[float, ...] | None
 
 
-def detection_lacks(bench: Bench) -> str | None:
+def find_detection_obstacle(bench: Bench) -> str | None:
     """Why there is nothing to detect in, if so."""
     if bench.options.layer != "last":
         return f"the layer is {bench.options.layer}: detection reads the encoder's output"
     try:
+        _check_encoder(bench)
         _check_frames(_sides(bench), bench.options.detection)
         _absent(_sides(bench))
     except SkelstreamError as error:
@@ -112,7 +114,10 @@ def detection(bench: Bench, subject: Subject, setting: Setting) -> Scored:
         after_epoch=score,
     )
     folder, name = bench.source.results / EVENTS, f"{subject.replace(' ', '-')}-seed-{seed}"
-    last, over_epochs = stated(folder, name, sides.test, epochs[-1].found, options), of_epochs(epochs, options.tious)
+    last, over_epochs = (
+        write_detections(folder, name, sides.test, epochs[-1].found, options),
+        of_epochs(epochs, options.tious),
+    )
     details = {
         **video_data(bench),
         "dataset": options.dataset,
@@ -136,7 +141,7 @@ def find_all(videos: Videos, scores_of: FrameScores, post: PostProcessing, *, pr
     return concatenate([find_actions(scores_of(number), number, post) for number in bar.over(range(len(videos)))])
 
 
-def stated(folder: Path, name: str, videos: Videos, found: Events, options: DetectionTaskConfig) -> Scored:
+def write_detections(folder: Path, name: str, videos: Videos, found: Events, options: DetectionTaskConfig) -> Scored:
     """The scores of what was found by both evaluators; truth and findings are written into `folder`.
 
     Args:
@@ -208,6 +213,27 @@ def _absent(sides: Sides) -> dict[str, list[int]]:
             )
     missing, untested = (np.setdiff1d(np.arange(sides.train.num_classes), found) for found in (trained, tested))
     return {"missing_classes": missing.tolist(), "untested_classes": untested.tolist()}
+
+
+def _check_encoder(bench: Bench) -> None:
+    """Refuse a method, or windows of a length, that the encoder cannot take.
+
+    Raises:
+        ConfigError: what it takes.
+    """
+    options, frames = bench.options.detection, bench.benchmark.frames
+    with torch.device("meta"):
+        encoder = bench.config.objective.encoder.build()
+    if options.method == "dense":
+        if encoder.stride != 1:
+            raise ConfigError("the encoder gives no feature of every frame, expected detection.method=window for it")
+        return
+    try:
+        bench.config.objective.encoder.check(options.window)
+    except ConfigError as error:
+        raise ConfigError(f"detection.window is {options.window}, which the encoder does not take: {error}") from error
+    if not encoder.any_length and options.window != frames:
+        raise ConfigError(f"detection.window is {options.window}, expected {frames}, the only length the encoder takes")
 
 
 def _check_frames(sides: Sides, options: DetectionTaskConfig) -> None:

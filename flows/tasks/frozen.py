@@ -3,21 +3,22 @@
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic_core import to_jsonable_python
-from torch import Tensor, nn
+from torch import Tensor
 
 from flows.config import read_config
-from flows.tasks.bench import Bench, Scored, Subject, objection, repeats
+from flows.tasks.bench import Bench, Scored, Subject, curve_details, objection, repeats
 from flows.tasks.config import EvaluateConfig
 from models.evaluation.class_scores import read_class_scores, write_class_scores
 from models.evaluation.episodes import Episodes, draw_episodes, write_episodes
 from models.evaluation.features import Features
 from models.evaluation.few_shot import FewShotConfig, FewShotResult, few_shot
 from models.evaluation.fusion import STREAMS, fuse
+from models.evaluation.heads import LinearHead
 from models.evaluation.linear import EncodedViews, LinearConfig, LinearResult, linear_evaluation, score
 from models.evaluation.metrics import accuracies, accuracy_by_group, calibration, length_group, top_k_accuracy
 from models.evaluation.results import Setting, TaskResult, read_results
@@ -29,7 +30,7 @@ from shards.errors import ConfigError, SkelstreamError, StoreError
 from shards.sources import Side
 
 
-def head_lacks(bench: Bench) -> str | None:
+def find_head_obstacle(bench: Bench) -> str | None:
     """Why no head on the features can be worth anything, if so."""
     return objection(bench.check_layer) or objection(bench.absent_classes)
 
@@ -52,10 +53,7 @@ def linear(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     if result.chosen is not None:
         numbers["chosen"] = result.chosen
     details = {
-        "best_epoch": result.best_epoch,
-        "chosen_epoch": result.chosen_epoch,
-        "curve": list(result.curve),
-        "validation_curve": None if result.validation_curve is None else list(result.validation_curve),
+        **curve_details(result),
         "per_class": list(result.per_class),
         **bench.absent_classes(),
         **analysis(scores, bench.benchmark.facts("test")),
@@ -91,7 +89,7 @@ def _train_linear(bench: Bench, subject: Subject, seed: int) -> LinearResult:
 def _random_crops(bench: Bench, subject: Subject, options: LinearConfig, spec: ViewSpec | None = None) -> EncodedViews:
     views = bench.benchmark.views(
         "train",
-        bench.benchmark.spec("random") if spec is None else spec,
+        bench.spec("random") if spec is None else spec,
         options.batch_size,
         shuffle=True,
         seed=options.seed,
@@ -129,7 +127,7 @@ def one_row(options: EvaluateConfig) -> list[Setting]:
     return [{}]
 
 
-def retrieval_lacks(bench: Bench) -> str | None:
+def find_retrieval_obstacle(bench: Bench) -> str | None:
     """Why there is nothing to retrieve, if so."""
     reason = objection(bench.check_layer) or objection(bench.benchmark.absent_classes)
     if reason is not None:
@@ -155,17 +153,19 @@ def retrieve(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     return Scored(numbers, {**details, **bench.benchmark.absent_classes()})
 
 
-def fusion_lacks(bench: Bench) -> str | None:
+def find_fusion_obstacle(bench: Bench) -> str | None:
     """Why streams cannot be fused, if so."""
     named = bench.options.fusion
-    if bench.config.data.stream != "joint":
-        return f"the run is of the stream {bench.config.data.stream}, expected joint"
+    if bench.benchmark.stream != "joint":
+        return f"the run is of the stream {bench.benchmark.stream}, expected joint"
+    if _has_all_streams(bench):
+        return find_head_obstacle(bench)
     if named.bone is None or named.motion is None:
         return "--set fusion.bone=RUN and fusion.motion=RUN, the runs of the other streams, are not given"
-    return head_lacks(bench)
+    return find_head_obstacle(bench)
 
 
-def fusion_waits(bench: Bench, before: Collection[str]) -> str | None:
+def find_fusion_wait(bench: Bench, before: Collection[str]) -> str | None:
     """Which class scores are not there yet, if so; those of this run the task linear leaves, where it comes before."""
     try:
         for stream in STREAMS[1:] if "linear" in before else STREAMS:
@@ -194,7 +194,7 @@ def _class_scores(bench: Bench, stream: str) -> Features:
         StoreError: they are not there, or not those of the result beside them.
     """
     setting, folder = linear_settings(bench.options)[0], _folders_of_streams(bench)[stream]
-    if folder != bench.source.results:
+    if stream != STREAMS[0] and not _has_all_streams(bench):
         found, expected = read_config(folder.parent / "config.json").data, bench.config.data
         if (found.dataset, found.protocol, found.stream) != (expected.dataset, expected.protocol, stream):
             raise ConfigError(
@@ -215,8 +215,18 @@ def _class_scores(bench: Bench, stream: str) -> Features:
     return scores
 
 
+def _has_all_streams(bench: Bench) -> bool:
+    """Whether the run has an encoder of each stream itself."""
+    return set(STREAMS) <= set(bench.config.data.streams)
+
+
 def _folders_of_streams(bench: Bench) -> dict[str, Path]:
-    """Of those streams whose runs are named."""
+    """Of this run's own streams, and of those whose runs are named."""
+    if _has_all_streams(bench):  # the results of the first one lie above those of the others
+        first, above = bench.config.data.streams[0], bench.source.results
+        if first != bench.benchmark.stream:
+            above = above.parent
+        return {stream: above if stream == first else above / stream for stream in STREAMS}
     others = {stream: getattr(bench.options.fusion, stream) for stream in STREAMS[1:]}
     named = {stream: folder / "results" for stream, folder in others.items() if folder is not None}
     return {STREAMS[0]: bench.source.results, **named}
@@ -241,10 +251,12 @@ def _linear_row(bench: Bench, path: Path, setting: Setting) -> TaskResult:
     if row is None:
         raise ConfigError(f"{path}: found no result of {setting}, expected one: score the task linear of that run")
     options = bench.options
-    expected = {**options.linear.model_dump(mode="json"), "layer": options.layer, "validation": options.validation}
+    names = ("layer", "degrees", "validation")
+    expected = {**options.linear.model_dump(mode="json"), **{name: getattr(options, name) for name in names}}
+    expected["test_crop"] = f"centre {options.centre_ratio:g}"
     expected["fingerprint"] = bench.benchmark.manifest.fingerprint
     found = {**row.options, "fingerprint": row.fingerprint}
-    if path.parent == bench.source.results:
+    if _has_all_streams(bench) or path.parent == bench.source.results:
         expected["checkpoint_sha256"], found["checkpoint_sha256"] = bench.source.sha256, row.checkpoint_sha256
     for name, value in expected.items():
         if found.get(name) != value:
@@ -264,8 +276,7 @@ def occluded(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     kind = next(kind for kind in bench.options.occluded.kinds if kind == setting["occlusion"])
     masks = {side: bench.source.results / "occlusion" / f"{side}-{kind}.npz" for side in ("train", "test")}
     bench.once(("occlusion", kind), lambda: _store_masks(bench, kind, masks))
-    benchmark = bench.benchmark
-    test = bench.encoded(subject, "test", occluded_spec(masks["test"], benchmark.stream, benchmark.frames))
+    test = bench.encoded(subject, "test", _occluded_spec(bench, masks["test"], "centre"))
     seed = bench.options.linear.seed
     if setting["head"] == "clean":
         head = _train(bench, subject, seed).head
@@ -274,11 +285,22 @@ def occluded(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     return Scored(
         {"accuracy": result.last, "best": result.best},
         {
-            "best_epoch": result.best_epoch,
-            "curve": list(result.curve),
+            **curve_details(result),
             "per_class": list(result.per_class),
             **bench.absent_classes(),
         },
+    )
+
+
+def _occluded_spec(bench: Bench, masks: Path, crop: Literal["centre", "random"]) -> ViewSpec:
+    benchmark, options = bench.benchmark, bench.options
+    return occluded_spec(
+        masks,
+        benchmark.stream,
+        benchmark.frames,
+        crop=crop,
+        centre_ratio=options.centre_ratio,
+        degrees=options.degrees,
     )
 
 
@@ -293,7 +315,7 @@ def _store_masks(bench: Bench, kind: Any, masks: Mapping[str, Path]) -> None:
 
 def _train_occluded(bench: Bench, subject: Subject, test: Features, masks: Path) -> LinearResult:
     options, benchmark = bench.options.linear, bench.benchmark
-    spec = occluded_spec(masks, benchmark.stream, benchmark.frames, crop=options.crop)
+    spec = _occluded_spec(bench, masks, options.crop)
     train: Features | EncodedViews
     if options.crop == "random":
         train = _random_crops(bench, subject, options, spec)
@@ -304,7 +326,7 @@ def _train_occluded(bench: Bench, subject: Subject, test: Features, masks: Path)
     return linear_evaluation(train, test, options, benchmark.num_classes, device=bench.device, progress=bench.progress)
 
 
-def few_shot_lacks(bench: Bench) -> str | None:
+def find_few_shot_obstacle(bench: Bench) -> str | None:
     """Why no episode can be drawn, if so."""
     few = bench.options.few_shot.model_copy(update={"episodes": 2})
     return objection(bench.check_layer) or objection(lambda: _draw_episodes(bench, few))
@@ -359,9 +381,14 @@ def robustness_settings(options: EvaluateConfig) -> list[Setting]:
 def robustness(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     """A head trained on clean data and scored on degraded data."""
     benchmark, options = bench.benchmark, bench.options.robustness
-    spec = benchmark.spec("centre")
+    spec = bench.spec("centre")
     if setting["curve"] != "clean":
-        specs = options.specs(benchmark.stream, benchmark.frames, up=up_axis(benchmark.manifest.recipe_steps))
+        specs = options.specs(
+            benchmark.stream,
+            benchmark.frames,
+            up=up_axis(benchmark.manifest.recipe_steps),
+            centre_ratio=bench.options.centre_ratio,
+        )
         views = next(views for curve, views in specs.items() if curve == setting["curve"])
         spec = views[float(setting["level"])]
     return _by_clean_head(bench, subject, spec, options.seed)
@@ -382,7 +409,7 @@ def _by_clean_head(bench: Bench, subject: Subject, spec: ViewSpec, seed: int) ->
     return _by_head(bench, _train(bench, subject, bench.options.linear.seed).head, test)
 
 
-def _by_head(bench: Bench, head: nn.Linear, test: Features) -> Scored:
+def _by_head(bench: Bench, head: LinearHead, test: Features) -> Scored:
     predicted = score(head, test.values.cpu()).argmax(dim=1)
     accuracy, per_class = accuracies(predicted, test.label.cpu(), bench.benchmark.num_classes)
     return Scored({"accuracy": accuracy}, {"per_class": list(per_class), **bench.absent_classes()})

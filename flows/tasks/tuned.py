@@ -1,22 +1,26 @@
 """Tasks that train the whole network: fine-tuning, with few labels, and on another data set."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 from flows.config import check_protocol
-from flows.tasks.bench import Bench, Benchmark, Ids, Scored, Subject, each, objection, repeats
+from flows.tasks.bench import Bench, Benchmark, Ids, Scored, Subject, curve_details, each, objection, repeats
 from flows.tasks.config import EvaluateConfig
 from models.evaluation.finetune import FinetuneConfig, FinetuneResult, finetune
 from models.evaluation.results import Setting
 from models.evaluation.subsets import SubsetLists, draw_subset, write_subsets
+from shards.batch import EpochViews, Views
 from shards.errors import ConfigError, StoreError
 
 
-def finetune_lacks(bench: Bench) -> str | None:
+def find_finetune_obstacle(bench: Bench) -> str | None:
     """Why no tuned network can be worth anything, if so."""
-    return objection(bench.absent_classes)
+    return objection(bench.check_tuning) or objection(bench.absent_classes)
 
 
 def finetune_settings(options: EvaluateConfig) -> list[Setting]:
@@ -40,9 +44,9 @@ def semi_settings(options: EvaluateConfig) -> list[Setting]:
     ]
 
 
-def semi_lacks(bench: Bench) -> str | None:
+def find_semi_obstacle(bench: Bench) -> str | None:
     """Why there is no draw, or none that can be worth anything, if so."""
-    return objection(bench.absent_classes) or objection(lambda: bench.once("semi", lambda: _draw_subsets(bench)))
+    return find_finetune_obstacle(bench) or objection(lambda: bench.once("semi", lambda: _draw_subsets(bench)))
 
 
 def semi(bench: Bench, subject: Subject, setting: Setting) -> Scored:
@@ -54,7 +58,9 @@ def semi(bench: Bench, subject: Subject, setting: Setting) -> Scored:
     subset = next(found for found in lists.subsets if (found.stratified, found.fraction, found.seed) == wanted)
     ids = np.array(subset.sample_id, dtype=np.int64)
     held_out = None if bench.held_out is None else bench.held_out[1]
-    result = _tuned(bench, bench.benchmark, subject, (ids, held_out), bench.options.finetune.seed)
+    everything = len(bench.benchmark.facts("train")) if bench.held_out is None else len(bench.held_out[0])
+    passes = max(1, round(everything / len(ids))) if bench.options.semi.epoch == "all" else 1
+    result = _tuned(bench, bench.benchmark, subject, (ids, held_out), bench.options.finetune.seed, passes)
     # a draw without a class of the test side is one of chance: it counts, and is told
     more = {**bench.absent_classes(), "missing_classes": list(subset.missing_classes), "samples": len(ids)}
     return _scored(result, more)
@@ -95,13 +101,14 @@ def _draw_subsets(bench: Bench) -> SubsetLists:
     return SubsetLists(dataset=benchmark.dataset, protocol=benchmark.protocol, subsets=subsets)
 
 
-def transfer_lacks(bench: Bench) -> str | None:
+def find_transfer_obstacle(bench: Bench) -> str | None:
     """Why the network cannot be transferred, or not with a result that is worth anything, if so."""
     target = bench.options.transfer
     if target.dataset == bench.benchmark.dataset:
         return f"the run is on {target.dataset} itself: choose another by --set transfer.dataset=NAME"
     check_protocol(target.dataset, target.protocol)
     try:
+        bench.check_tuning()
         _target(bench).absent_classes()
     except (ConfigError, StoreError) as error:
         return str(error)
@@ -130,14 +137,34 @@ def _target(bench: Bench) -> Benchmark:
     return bench.once("transfer", lambda: bench.other(named.dataset, named.protocol, named.data))
 
 
+@dataclass(frozen=True)
+class _Repeated:
+    """Views of which an epoch is several passes, each drawn anew."""
+
+    views: EpochViews
+    passes: int
+
+    def __len__(self) -> int:
+        return self.passes * len(self.views)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Views]:
+        passes = range(epoch * self.passes, (epoch + 1) * self.passes)
+        return islice(chain.from_iterable(map(self.views.epoch, passes)), first_step, None)
+
+
 def _tuned(
-    bench: Bench, benchmark: Benchmark, subject: Subject, sides: tuple[Ids | None, Ids | None], seed: int
+    bench: Bench,
+    benchmark: Benchmark,
+    subject: Subject,
+    sides: tuple[Ids | None, Ids | None],
+    seed: int,
+    passes: int = 1,
 ) -> FinetuneResult:
     options: FinetuneConfig = bench.options.finetune.model_copy(update={"seed": seed})
     ids, held_out = sides
     with ExitStack() as stack:
-        random, centre = benchmark.spec("random"), benchmark.spec("centre")
-        train = benchmark.views("train", random, options.batch_size, shuffle=True, seed=seed, ids=ids)
+        seen, centre = bench.spec(options.crop, benchmark), bench.spec("centre", benchmark)
+        train = benchmark.views("train", seen, options.batch_size, shuffle=True, seed=seed, ids=ids)
         stack.enter_context(closing(train))
         test = stack.enter_context(closing(benchmark.views("test", centre, bench.options.batch_size)))
         validation = None
@@ -146,7 +173,7 @@ def _tuned(
             validation = each(stack.enter_context(closing(views)))
         return finetune(
             bench.encoder(subject),
-            train,
+            _Repeated(train, passes),
             each(test),
             options,
             benchmark.num_classes,
@@ -161,11 +188,7 @@ def _scored(result: FinetuneResult, more: dict[str, Any] | None = None) -> Score
     if result.chosen is not None:
         numbers["chosen"] = result.chosen
     details = {
-        "best_epoch": result.best_epoch,
-        "chosen_epoch": result.chosen_epoch,
-        "scored_epochs": list(result.scored_epochs),
-        "curve": list(result.curve),
-        "validation_curve": None if result.validation_curve is None else list(result.validation_curve),
+        **curve_details(result),
         "per_class": list(result.per_class),
         **(more or {}),
     }

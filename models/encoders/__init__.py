@@ -1,1 +1,1 @@
-"""Networks from a view (N, T, V*C*M) to features of every frame (N, T, F)."""
+"""Encoders: networks from a view (N, T, V*C*M) to a feature of each sample and, where they have them, of each frame."""

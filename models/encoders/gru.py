@@ -3,17 +3,17 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from models.encoders.encoder import ENCODERS, Encoded, Encoder, EncoderConfig, Family, check_layer, check_width
 from models.encoders.recurrence import for_products, run_gru
 from models.norm import BatchStatistics, GlobalBatchNorm
-from shards.errors import CheckpointError
-from shards.frozen import Frozen
-from shards.skeleton import NUM_COORDINATES, NUM_JOINTS, NUM_PERSONS
+from shards.errors import CheckpointError, ConfigError
+from shards.skeleton import FRAME_SIZE
 
 Direction = Literal["parallel_forward", "bidirectional"]
 
@@ -21,7 +21,8 @@ Width = Annotated[int, Field(ge=1, le=1 << 16)]
 """Of a layer; beyond it a matrix of the layer alone takes tens of gigabytes."""
 
 
-class EncoderConfig(Frozen):
+@ENCODERS.add
+class GRUConfig(EncoderConfig):
     """Shape of a `GRUEncoder`; the defaults are those of PCM3.
 
     Attributes:
@@ -34,11 +35,25 @@ class EncoderConfig(Frozen):
         input_size: V*C*M of one frame.
     """
 
+    family: ClassVar[Family] = "gru"
+
+    kind: Literal["gru"] = "gru"
     hidden: Width = 1024
     layers: int = Field(3, ge=1, le=100)
     direction: Direction = "parallel_forward"
     prompt_place: Literal["after_norm", "before_norm"] = "after_norm"
-    input_size: PositiveInt = NUM_JOINTS * NUM_COORDINATES * NUM_PERSONS
+    input_size: PositiveInt = FRAME_SIZE
+
+    def check(self, frames: int) -> None:
+        """Refuse an `input_size` that is not that of a view."""
+        if self.input_size != FRAME_SIZE:
+            raise ConfigError(
+                f"objective.encoder.input_size is {self.input_size}, expected {FRAME_SIZE}, the entries of a frame"
+            )
+
+    def build(self) -> "GRUEncoder":
+        """The encoder."""
+        return GRUEncoder(self)
 
 
 class ParallelForwardGRU(nn.Module):
@@ -90,20 +105,25 @@ class BidirectionalGRU(nn.Module):
         return run_gru(x_TND, self.gru)
 
 
-class GRUEncoder(nn.Module):
+class GRUEncoder(Encoder):
     """Input norm, then stacked GRU layers; the feature of a sequence is that of its last frame.
 
     The six recurrences of three layers are each one fused call over the whole sequence, equal to the frame-by-frame
     loop of JHang2020/PCM3 and 2.4 times as fast there (batch 8, two CPU threads).
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    family = GRUConfig.family
+    stride = 1
+
+    def __init__(self, config: GRUConfig) -> None:
         super().__init__()
         self.config = config
-        self.feature_size = 2 * config.hidden
+        self.width = 2 * config.hidden
+        self.layer_names = tuple(f"layer{number}" for number in range(1, config.layers + 1))
+        self.blocks = (("input_norm", "layers.0"), *((f"layers.{number}",) for number in range(1, config.layers)))
         self.input_norm = GlobalBatchNorm(config.input_size)
         layer = ParallelForwardGRU if config.direction == "parallel_forward" else BidirectionalGRU
-        sizes = [config.input_size] + [self.feature_size] * (config.layers - 1)
+        sizes = [config.input_size] + [self.width] * (config.layers - 1)
         self.layers = nn.ModuleList(layer(size, config.hidden) for size in sizes)
         for parameter in self.layers.parameters():
             if parameter.dim() == 2:  # as released: the three gates of a matrix count as one
@@ -130,11 +150,27 @@ class GRUEncoder(nn.Module):
             x = layer(x)
         return x.transpose(0, 1)
 
-    def forward(self, x_NTD: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """Features of every frame, (N, T, D) -> (N, T, 2*hidden)."""
+    def forward(self, x_NTD: Tensor, prompt: Tensor | None = None) -> Encoded:
+        """Features of every frame, of which the last is that of the sequence; `prompt` as of `normalise`.
+
+        Raises:
+            ConfigError: frames of another width than the encoder takes.
+        """
+        check_width(x_NTD, self.config.input_size)
         y, statistics = self.normalise(x_NTD, prompt)
         self.input_norm.record(statistics)
-        return self.recur(y)
+        frames = self.recur(y)
+        return Encoded(frames[:, -1], frames)
+
+    def layer(self, x_NTD: Tensor, name: str) -> Tensor:
+        """(N, 2*hidden): the output of a GRU layer at the last frame."""
+        check_layer(self, name)
+        check_width(x_NTD, self.config.input_size)
+        y, _ = self.normalise(x_NTD)
+        y = y.transpose(0, 1)
+        for gru in self.layers[: self.layer_names.index(name) + 1]:
+            y = gru(y)
+        return y[-1]
 
 
 _REFERENCE_GRU = re.compile(r"encoder\.gru\.((?:weight|bias)_(?:ih|hh))_l(\d+)(_reverse)?")

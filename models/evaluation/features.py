@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.encoders.gru import GRUEncoder
+from models.encoders.encoder import Encoded, Encoder
 from models.exchange.export import check_tensors
 from models.heads import Projector
 from models.training.precision import products
@@ -19,10 +19,9 @@ from shards.batch import Views
 from shards.errors import ConfigError, SkelstreamError
 from shards.progress import Progress
 
-Layer = Annotated[str, Field(pattern=r"^(last|mean|projector|layer[1-9][0-9]*)$")]
+Layer = Annotated[str, Field(pattern=r"^(last|mean|projector|[a-z]+[1-9][0-9]*)$")]
 """Name of what a feature is read from, see `layer_reader`; the published one is "last"."""
 
-_PROJECTOR = "projector."
 # samples that an error names
 _NAMED = 10
 
@@ -77,25 +76,25 @@ def frozen(encoder: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
-def layer_names(encoder: nn.Module, projector: nn.Module | None = None) -> tuple[str, ...]:
-    """The layers that a feature can be read from; those between are known of a `GRUEncoder` alone."""
-    between = tuple(f"layer{i}" for i in range(1, len(encoder.layers) + 1)) if isinstance(encoder, GRUEncoder) else ()
-    return ("last", "mean", *between, *(("projector",) if projector is not None else ()))
+def layer_names(encoder: Encoder, projector: nn.Module | None = None) -> tuple[str, ...]:
+    """The layers that a feature can be read from."""
+    mean = () if encoder.stride is None else ("mean",)
+    return ("last", *mean, *encoder.layer_names, *(("projector",) if projector is not None else ()))
 
 
 def layer_reader(
-    encoder: nn.Module, layer: Layer = "last", projector: nn.Module | None = None
+    encoder: Encoder, layer: Layer = "last", projector: nn.Module | None = None
 ) -> Callable[[Tensor], Tensor]:
     """A function from a view (N, T, V*C*M) to features (N, D) float32; in which mode the encoder is, is the caller's.
 
     Products are float32 on every device.
 
     Args:
-        encoder: (N, T, V*C*M) -> (N, T, D).
-        layer: "last", its output at the last frame, before any projector (maoyunyao/CMD, JHang2020/PCM3); "mean", the
-            mean of its output over time; "layer1", "layer2", ...: the output of that GRU layer at the last frame, for
-            which the layers above are not run; "projector": the projector's output for "last", on the unit sphere,
-            without the feature prompt that pre-training adds before it.
+        encoder: of the view.
+        layer: "last", its feature, before any projector (of a GRU the output at the last frame, as in maoyunyao/CMD
+            and JHang2020/PCM3); "mean", the mean of its frames over time; one of `Encoder.layer_names`: an inner
+            layer, for which those above are not run; "projector": the projector's output for "last", on the unit
+            sphere, without the feature prompt that pre-training adds before it.
         projector: (N, D) -> (N, P), on the encoder's device; see `projector_from_state`.
 
     Raises:
@@ -107,55 +106,57 @@ def layer_reader(
         raise ConfigError(f"found layer {layer!r}, expected one of {', '.join(names)}{hint}")
 
     def read(x_NTD: Tensor) -> Tensor:
-        _check_width(encoder, x_NTD)
         # unasked, cuDNN rounds the inputs of a GRU's products to TF32
         with products("float32", x_NTD.device):
             return values_of(x_NTD)
 
     def values_of(x_NTD: Tensor) -> Tensor:
         values: Tensor
+        if layer in encoder.layer_names:
+            return encoder.layer(x_NTD, layer).float()
+        encoded: Encoded = encoder(x_NTD)
         if layer == "mean":
-            values = encoder(x_NTD).float().mean(dim=1)
-        elif layer == "projector":
-            assert projector is not None
-            values = projector(encoder(x_NTD)[:, -1]).float()
-        elif layer == "last":
-            values = encoder(x_NTD)[:, -1].float()
+            assert encoded.frames is not None
+            values = encoded.frames.float().mean(dim=1)
         else:
-            assert isinstance(encoder, GRUEncoder)
-            values = _up_to(encoder, int(layer.removeprefix("layer")), x_NTD)[:, -1].float()
-        return values
+            values = encoded.feature if projector is None or layer == "last" else projector(encoded.feature)
+        return values.float()
 
     return read
 
 
-def projector_from_state(state: Mapping[str, Tensor]) -> Projector | None:
+def projector_from_state(state: Mapping[str, Tensor], stream: str) -> Projector | None:
     """The online projector of an objective's state, on the CPU in eval mode; None where the state holds none.
 
     Args:
-        state: `Checkpoint.objective`: entries "projector.layers.*", as of `models.heads.Projector`. Those that
-            `skelstream import-checkpoint` makes of a released file without a projector lack them.
+        state: `Checkpoint.objective`: entries "projector.layers.*" or "projectors.<stream>.layers.*", as of
+            `models.heads.Projector`. Those that `skelstream import-checkpoint` makes of a released file without a
+            projector lack them, as do methods without one.
+        stream: of the projector, where there are several.
 
     Raises:
         CheckpointError: an entry is missing, unexpected, or of another shape or type.
     """
-    entries = {name: tensor for name, tensor in state.items() if name.startswith(_PROJECTOR)}
+    prefixes = ("projector.", f"projectors.{stream}.")
+    prefix = next((each for each in prefixes if f"{each}layers.0.weight" in state), prefixes[0])
+    # what another method calls a projector has other parts
+    entries = {name: tensor for name, tensor in state.items() if name.startswith(f"{prefix}layers.")}
     if not entries:
         return None
-    last = entries.get(f"{_PROJECTOR}layers.2.weight")
+    last = entries.get(f"{prefix}layers.2.weight")
     dim, features = last.shape if last is not None and last.dim() == 2 else (1, 1)
     with torch.device("meta"):
         projector = Projector(features, dim)
-    shapes = {_PROJECTOR + name: tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
+    shapes = {prefix + name: tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
     check_tensors(entries, shapes, "checkpoint")
     # copied, because tensors of a checkpoint are mapped from its file
-    own = {name.removeprefix(_PROJECTOR): tensor.clone() for name, tensor in entries.items()}
+    own = {name.removeprefix(prefix): tensor.clone() for name, tensor in entries.items()}
     projector.load_state_dict(own, assign=True)
     return projector.eval()
 
 
 def encode(
-    encoder: nn.Module,
+    encoder: Encoder,
     views: Views,
     device: torch.device | str,
     layer: Layer = "last",
@@ -173,7 +174,7 @@ def encode(
 
 
 def extract_features(
-    encoder: nn.Module,
+    encoder: Encoder,
     views: Iterator[Views],
     *,
     device: torch.device | str = "cpu",
@@ -185,7 +186,7 @@ def extract_features(
     """Encode the view "x" of every sample; the encoder is left exactly as it was.
 
     Args:
-        encoder: (N, T, V*C*M) -> (N, T, D), on `device`.
+        encoder: on `device`.
         views: the split, batch by batch.
         device: where the features are computed and stay.
         layer, projector: as of `layer_reader`.
@@ -226,23 +227,6 @@ def _collect(views: Iterator[Views], values_of: Callable[[Views], Tensor]) -> Fe
     with torch.inference_mode(mode=False):
         values, label, sample_id = (torch.cat(column) for column in zip(*parts, strict=True))
         return Features(values, label, sample_id)
-
-
-def _up_to(encoder: GRUEncoder, layers: int, x_NTD: Tensor) -> Tensor:
-    """(N, T, D): the output of the GRU layer of that number, from 1."""
-    y, _ = encoder.normalise(x_NTD)
-    y = y.transpose(0, 1)
-    for layer in encoder.layers[:layers]:
-        y = layer(y)
-    return y.transpose(0, 1)
-
-
-def _check_width(encoder: nn.Module, x_NTD: Tensor) -> None:
-    if isinstance(encoder, GRUEncoder) and x_NTD.shape[-1] != encoder.config.input_size:
-        raise ConfigError(
-            f'found frames of {x_NTD.shape[-1]} entries (V*C*M) in the view "x", '
-            f"expected {encoder.config.input_size} as the encoder takes"
-        )
 
 
 def _check_finite(values: Tensor, sample_id: Tensor) -> None:

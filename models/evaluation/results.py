@@ -10,11 +10,12 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, FiniteFloat, JsonValue, ValidationError
 
+from models.encoders.encoder import Family
 from shards.errors import SkelstreamError
 from shards.files import write_atomic
 from shards.frozen import Frozen
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 _AWAY = "move the file away to score again"
 
 Setting = dict[str, str | bool | int | FiniteFloat]
@@ -30,6 +31,8 @@ class TaskResult(Frozen):
         setting: which row of the task it is: a seed, a label fraction and draw, a level of a curve; empty where the
             task has one row.
         options: of the task: crop, epochs, rate, metric, ...
+        family: kind of the encoder, whose official setting the options began with.
+        official: whether they are still that setting.
         method: recipe of the run, with its variants.
         checkpoint: file the encoder came from; None where there is none.
         checkpoint_sha256: of that file.
@@ -50,6 +53,8 @@ class TaskResult(Frozen):
     subject: Literal["trained", "random encoder", "coordinates"]
     setting: Setting = Field(default_factory=dict)
     options: dict[str, Any]
+    family: Family = "gru"
+    official: bool = True
     method: str
     checkpoint: str | None
     checkpoint_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")

@@ -2,7 +2,7 @@
 
 from models.exchange.export import load_encoder
 encoder = load_encoder("RUN/export")
-feature = encoder(x)[:, -1]  # x (N, T, V*C*M) float32
+feature, frames = encoder(x)  # x (N, T, V*C*M) float32
 """
 
 import hashlib
@@ -13,13 +13,13 @@ import torch
 from pydantic import PositiveInt, ValidationError
 from torch import Tensor
 
-from models.encoders.gru import EncoderConfig, GRUEncoder
+from models.encoders.encoder import AnyEncoderConfig, Encoder, EncoderConfig
 from shards.errors import CheckpointError
 from shards.files import write_atomic
 from shards.frozen import Frozen
 from shards.skeleton import Stream
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE = "encoder.safetensors"
 # one entry alone: safetensors 0.8 writes several in a random order, and equal encoders must give equal bytes
 _KEY = "skelstream"
@@ -54,21 +54,21 @@ class Header(Frozen):
     """
 
     version: int
-    encoder: EncoderConfig
+    encoder: AnyEncoderConfig
     provenance: Provenance
     sha256: str
 
 
-def write_encoder(path: Path, encoder: GRUEncoder, provenance: Provenance) -> None:
-    """Write the state of an encoder, whole or not at all; equal encoders give equal bytes."""
+def write_encoder(path: Path, config: EncoderConfig, encoder: Encoder, provenance: Provenance) -> None:
+    """Write an encoder of these options, whole or not at all; equal encoders give equal bytes."""
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    header = Header(version=FORMAT_VERSION, encoder=encoder.config, provenance=provenance, sha256=_digest(state))
+    header = Header(version=FORMAT_VERSION, encoder=config, provenance=provenance, sha256=_digest(state))
     write_atomic(path, save(state, metadata={_KEY: header.model_dump_json()}))
 
 
-def load_encoder(path: Path | str) -> GRUEncoder:
+def load_encoder(path: Path | str) -> Encoder:
     """The encoder of `skelstream export`, in evaluation mode, on the CPU.
 
     Args:
@@ -90,19 +90,19 @@ def read_header(path: Path | str) -> Header:
     return _read(_file(path))[0]
 
 
-def encoder_from_state(config: EncoderConfig, state: Mapping[str, Tensor], where: str) -> GRUEncoder:
+def encoder_from_state(config: EncoderConfig, state: Mapping[str, Tensor], where: str) -> Encoder:
     """The encoder with these tensors; no generator is drawn from.
 
     Args:
         config: its shape.
-        state: as of `GRUEncoder.state_dict`.
+        state: as of `Encoder.state_dict`.
         where: for the error, the file of the tensors.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, or of another shape or type.
     """
     with torch.device("meta"):
-        encoder = GRUEncoder(config)
+        encoder = config.build()
     check_tensors(state, {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}, where)
     # copied, because tensors that were read may be mapped from their file
     encoder.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
@@ -151,7 +151,8 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         header = Header.model_validate_json(text)
     except ValidationError as error:
         raise CheckpointError(
-            f"{path}: found metadata that do not fit ({error.error_count()} problems), expected format {FORMAT_VERSION}"
+            f"{path}: found metadata of another version of skelstream or of none ({error.error_count()} problems),"
+            f" expected format {FORMAT_VERSION}"
         ) from error
     if header.version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: found encoder format {header.version}, expected {FORMAT_VERSION}")

@@ -1,4 +1,4 @@
-"""The encoder in evaluation mode as an ONNX graph, built by hand.
+"""The GRU encoder in evaluation mode as an ONNX graph, built by hand.
 
 torch.onnx.export needs one more package and would unroll the recurrence for a fixed number of frames; ONNX's GRU
 operator keeps it whole, with N and T free.
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import GRUConfig
 
 OPSET = 17
 IR_VERSION = 8
@@ -22,7 +22,7 @@ IR_VERSION = 8
 Array = npt.NDArray[Any]
 
 
-def encoder_model(config: EncoderConfig, state: Mapping[str, Tensor], eps: float, facts: Mapping[str, str]) -> bytes:
+def gru_model(config: GRUConfig, state: Mapping[str, Tensor], eps: float, facts: Mapping[str, str]) -> bytes:
     """The serialised, checked model; equal arguments give equal bytes.
 
     Its input "x" is (N, T, V*C*M) float32 with N and T >= 1 free; its outputs are "feature" (N, 2*hidden), the last
@@ -98,7 +98,7 @@ def _normalised(graph: _Graph, state: Mapping[str, Tensor], eps: float) -> str:
     return graph.add("Transpose", shifted, perm=[1, 0, 2])
 
 
-def _layers(graph: _Graph, config: EncoderConfig, state: Mapping[str, Tensor], x_TND: str) -> str:
+def _layers(graph: _Graph, config: GRUConfig, state: Mapping[str, Tensor], x_TND: str) -> str:
     for number in range(config.layers):
         prefix = f"layers.{number}"
         if config.direction == "bidirectional":

@@ -16,11 +16,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import GRUConfig
 from models.exchange.export import check_tensors, encoder_from_state
 from models.objectives.pcm3_names import from_reference_state
 from models.objectives.pcm3pp import PCM3PPConfig
 from models.torch_file import read_torch_file
+from models.training.checkpoint import part_of_state
 from shards.errors import CheckpointError
 from shards.skeleton import Stream
 
@@ -81,13 +82,13 @@ def read_released(path: Path, method: Method, stream: Stream) -> Released:
     if method == "cmd":
         lacks.append("decoder")
     # cloned, because torch saves the whole memory that a view of it shares
-    objective = {name: tensor.clone() for name, tensor in from_reference_state(chosen).items()}
+    objective = {name: tensor.clone() for name, tensor in from_reference_state(chosen, stream=stream).items()}
     sizes = _Sizes.of(state, suffix)
     try:
         config = _config(sizes, method, stream)
     except ValidationError as error:
         raise CheckpointError(f"{path}: found tensors of {sizes}, expected sizes that a model here can have") from error
-    _check_forward(path, config.encoder, objective)
+    _check_forward(path, config.encoder, part_of_state(objective, f"encoders.{stream}."))
     return Released(config=config, objective=objective, epoch=epoch, lacks=tuple(lacks))
 
 
@@ -180,9 +181,7 @@ def _decoder(sizes: _Sizes) -> Shapes:
 
 
 def _config(sizes: _Sizes, method: Method, stream: Stream) -> PCM3PPConfig:
-    encoder = EncoderConfig(
-        hidden=sizes.hidden, layers=sizes.layers, input_size=sizes.inputs, prompt_place="before_norm"
-    )
+    encoder = GRUConfig(hidden=sizes.hidden, layers=sizes.layers, input_size=sizes.inputs, prompt_place="before_norm")
     defaults = PCM3PPConfig()
     config = PCM3PPConfig(
         encoder=encoder,
@@ -222,12 +221,9 @@ def _refuse_non_finite(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _check_forward(path: Path, config: EncoderConfig, objective: Mapping[str, Tensor]) -> None:
+def _check_forward(path: Path, config: GRUConfig, state: Mapping[str, Tensor]) -> None:
     """Refuse an encoder whose features of a fixed input are not finite, such as by a negative running variance."""
-    tensors = {
-        name.removeprefix("encoder."): tensor for name, tensor in objective.items() if name.startswith("encoder.")
-    }
-    encoder = encoder_from_state(config, tensors, str(path)).eval()
+    encoder = encoder_from_state(config, state, str(path)).eval()
     x = torch.sin(torch.arange(2 * 16 * config.input_size, dtype=torch.float32)).view(2, 16, config.input_size)
-    if not encoder(x).isfinite().all():
+    if not encoder(x).feature.isfinite().all():
         raise CheckpointError(f"{path}: found NaN or infinity in the features of a fixed input, expected finite ones")

@@ -26,11 +26,12 @@ _REFERENCE_NAMES = {
 }
 
 
-def from_reference_name(name: str, direction: gru.Direction = "parallel_forward") -> str:
+def from_reference_name(name: str, direction: gru.Direction = "parallel_forward", stream: str = "joint") -> str:
     """Our name of an entry of the model of JHang2020/PCM3, with or without the prefix `module.` of its parallel runs.
 
-    `encoder_q.*` becomes `encoder.*` (see `gru.from_reference_name`), `encoder_k.*` becomes `key_encoder.*`, their `fc`
-    the projectors, `linear` and `recons_decoder` parts of the decoder, `queue` and `queue_ptr` the queue's buffers.
+    `encoder_q.*` becomes `encoders.<stream>.*` (see `gru.from_reference_name`), `encoder_k.*` becomes `key_encoder.*`,
+    their `fc` the projectors, `linear` and `recons_decoder` parts of the decoder, `queue` and `queue_ptr` the queue's
+    buffers.
 
     Raises:
         CheckpointError: the name is none of the reference's.
@@ -38,18 +39,22 @@ def from_reference_name(name: str, direction: gru.Direction = "parallel_forward"
     name = name.removeprefix("module.")
     if name in _REFERENCE_NAMES:
         return _REFERENCE_NAMES[name]
-    for theirs, ours in (*_REFERENCE_PREFIXES.items(), ("encoder_q.", "encoder."), ("encoder_k.", "key_encoder.")):
+    for theirs, ours in (
+        *_REFERENCE_PREFIXES.items(),
+        ("encoder_q.", f"encoders.{stream}."),
+        ("encoder_k.", "key_encoder."),
+    ):
         if name.startswith(theirs):
             rest = name.removeprefix(theirs)
-            return ours + (gru.from_reference_name(rest, direction) if ours.endswith("encoder.") else rest)
+            return ours + (gru.from_reference_name(rest, direction) if theirs in ("encoder_q.", "encoder_k.") else rest)
     raise CheckpointError(f"entry {name!r} found, expected a name of the PCM3 model")
 
 
 def from_reference_state(
-    state: Mapping[str, Tensor], direction: gru.Direction = "parallel_forward"
+    state: Mapping[str, Tensor], direction: gru.Direction = "parallel_forward", stream: str = "joint"
 ) -> dict[str, Tensor]:
     """The state of a released PCM3 model under our names and shapes: prompts flat, the queue with a key in each row."""
-    ours = {from_reference_name(name, direction): tensor for name, tensor in state.items()}
+    ours = {from_reference_name(name, direction, stream): tensor for name, tensor in state.items()}
     for name, tensor in ours.items():
         if name.startswith("prompts."):
             ours[name] = tensor.flatten()

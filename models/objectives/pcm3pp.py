@@ -7,9 +7,9 @@ is the released one.
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +17,24 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.collectives import gather_rows, rank
-from models.encoders.gru import EncoderConfig, GRUEncoder, Width
+from models.encoders.gru import GRUConfig, GRUEncoder, Width
 from models.heads import Decoder, Projector, Prompts
 from models.momentum import Queue, become_twin, momentum_update
 from models.norm import BatchStatistics
 from models.objectives import losses
 from models.objectives.inputs import check_views
-from models.objectives.outcome import Outcome
+from models.objectives.objective import (
+    OBJECTIVES,
+    Objective,
+    ObjectiveConfig,
+    Outcome,
+    Prediction,
+    Progress,
+    check_queue,
+    one_stream,
+)
 from shards.batch import Views
 from shards.errors import ConfigError
-from shards.frozen import Frozen
 
 Pair = Literal["base", "masked", "predicted", "mix", "clip"]
 # also the order in which the views enter the running statistics of the input norm, which the released code fixes
@@ -39,7 +47,8 @@ Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]
 Weight = Annotated[float, Field(ge=0, le=1e4)]
 
 
-class PCM3PPConfig(Frozen):
+@OBJECTIVES.add
+class PCM3PPConfig(ObjectiveConfig):
     """Options of PCM3++; the defaults are the paper's.
 
     Attributes:
@@ -67,7 +76,8 @@ class PCM3PPConfig(Frozen):
         decoder_width: None is half of the hidden width (published: 512 of 1024).
     """
 
-    encoder: EncoderConfig = EncoderConfig()
+    kind: Literal["pcm3pp"] = "pcm3pp"
+    encoder: GRUConfig = GRUConfig()
     feature_dim: Width = 128
     queue_size: int = Field(default=16384, le=MAX_QUEUE)
     momentum: float = Field(default=0.999, ge=0, le=1)
@@ -109,6 +119,15 @@ class PCM3PPConfig(Frozen):
         others = {"distill": self.distillation_weight, "prediction": self.prediction_weight}
         return (*contrast, *(name for name, weight in others.items() if weight))
 
+    def check(self, batch_size: int) -> None:
+        """Refuse options that exclude each other, or a queue that does not fit the batch."""
+        check_queue(self.queue_size, batch_size)
+        check_config(self)
+
+    def build(self, streams: Sequence[str], seed: int = 0) -> "PCM3PP":
+        """The objective of one stream."""
+        return PCM3PP(self, seed, one_stream(f"objective {self.kind!r}", streams))
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -131,6 +150,7 @@ class StepOutput:
         teacher: pair -> (N, K), inner products of the pair's key with the negatives.
         reconstruction: (N, T, V*C*M), the decoder's output; None if no term needs it.
         features: (N, F), detached features of the first pair's query, without a feature prompt.
+        keys: for each bank the keys of the global batch (world * N, D), which its queue takes after the step.
     """
 
     terms: dict[str, Tensor]
@@ -138,6 +158,7 @@ class StepOutput:
     teacher: dict[str, Tensor]
     reconstruction: Tensor | None
     features: Tensor
+    keys: tuple[Tensor, ...]
 
 
 class Bank(NamedTuple):
@@ -149,32 +170,34 @@ class Bank(NamedTuple):
     queue: Queue
 
 
-class PCM3PP(nn.Module):
+class PCM3PP(Objective):
     """The online encoder and its heads, their momentum twins, the queue, and one training step over them.
 
     Args:
         config: options.
         seed: of the initial weights and queue; equal seeds give equal states.
+        stream: of the encoder.
 
     Raises:
         ConfigError: an option that cannot work.
     """
 
-    def __init__(self, config: PCM3PPConfig, seed: int = 0) -> None:
+    def __init__(self, config: PCM3PPConfig, seed: int = 0, stream: str = "joint") -> None:
         super().__init__()
         check_config(config)
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self._build(config)
+            self._build(config, stream)
         become_twin(self.key_encoder, self.encoder)
         for bank in self.banks():
             become_twin(bank.key_projector, bank.projector)
 
-    def _build(self, config: PCM3PPConfig) -> None:
+    def _build(self, config: PCM3PPConfig, stream: str) -> None:
         width, inputs = config.decoder_width or max(1, config.encoder.hidden // 2), config.encoder.input_size
-        self.encoder, self.key_encoder = GRUEncoder(config.encoder), GRUEncoder(config.encoder)
-        features = self.encoder.feature_size
+        self.encoders = nn.ModuleDict({stream: GRUEncoder(config.encoder)})
+        self.key_encoder = GRUEncoder(config.encoder)
+        features = self.encoder.width
         self.projector, self.key_projector = (Projector(features, config.feature_dim) for _ in range(2))
         self.decoder = Decoder(features, width, inputs)
         self.prompts = Prompts(inputs, config.feature_prompt_width) if config.prompts else None
@@ -182,6 +205,17 @@ class PCM3PP(nn.Module):
         if config.clip_queue:  # last, so that all else starts as without
             self.clip_projector, self.key_clip_projector = (Projector(features, config.feature_dim) for _ in range(2))
             self.clip_queue = Queue(config.queue_size, config.feature_dim)
+
+    @property
+    def unreached(self) -> Mapping[str, str]:
+        """The decoder where nothing is predicted; whatever belongs to a view that no pair needs."""
+        return {} if self.config.needs_decoder else {"decoder.": "no term needs what it predicts"}
+
+    @property
+    def encoder(self) -> GRUEncoder:
+        """The online encoder."""
+        (encoder,) = self.encoders.values()
+        return cast(GRUEncoder, encoder)
 
     def banks(self) -> tuple[Bank, ...]:
         """The pairs by the queue that they are compared with."""
@@ -216,10 +250,33 @@ class PCM3PP(nn.Module):
             metrics = {
                 f"accuracy/{pair}": (s[:, 0] > s[:, 1:].amax(1)).float().mean() for pair, s in output.similarity.items()
             }
-        return Outcome(output.terms, metrics, output.features)
+        kept = {f"keys/{number}": keys for number, keys in enumerate(output.keys)}
+        return Outcome(output.terms, metrics, output.features, kept)
+
+    def before_step(self, progress: Progress) -> None:
+        """Move the twins."""
+        momentum_update(self.key_encoder, self.encoder, self.config.momentum)
+        for bank in self.banks():
+            momentum_update(bank.key_projector, bank.projector, self.config.momentum)
+
+    def after_step(self, outcome: Outcome) -> None:
+        """Push the keys of the global batch."""
+        for number, bank in enumerate(self.banks()):
+            bank.queue.push(outcome.kept[f"keys/{number}"])
+
+    @property
+    def predictor(self) -> tuple[str, ...]:
+        """Nothing where no term needs the decoder."""
+        return ("encoders.", "decoder.", "prompts.") if self.config.needs_decoder else ()
+
+    def predict(self, views: Views, draws: Draws) -> Prediction:
+        """The decoder's output."""
+        reconstruction = self.step(views, draws).reconstruction
+        assert reconstruction is not None
+        return Prediction(reconstruction, "target", "masked")
 
     def step(self, views: Views, draws: Draws) -> StepOutput:
-        """One step; in train mode it also updates the twins (before the keys) and the queue (after the similarities).
+        """One step; it changes no parameter and no buffer but the running statistics of norms.
 
         Args:
             views: "key" and what the pairs and the prediction need: "base", "mix" (with partner and weight), "masked"
@@ -237,9 +294,11 @@ class PCM3PP(nn.Module):
         similarity: dict[str, Tensor] = {}
         teacher: dict[str, Tensor] = {}
         divergences: list[Tensor] = []
+        every_key: list[Tensor] = []
         c = self.config
         for bank in self.banks():
-            similarity_PNK, teacher_PNK = self._compare(bank, features, key_features, views, draws)
+            similarity_PNK, teacher_PNK, keys = self._compare(bank, features, key_features, views, draws)
+            every_key.append(keys)
             similarity |= zip(bank.pairs, similarity_PNK, strict=True)
             teacher |= zip(bank.pairs, teacher_PNK, strict=True)
             if c.contrast_weight:
@@ -255,7 +314,9 @@ class PCM3PP(nn.Module):
         if reconstruction is not None and c.prediction_weight:
             error = losses.masked_mse(reconstruction, views.views["target"], views.masks["masked"])
             terms["prediction"] = c.prediction_weight * error
-        return StepOutput(terms, similarity, teacher, reconstruction, features[c.pairs[0]][:, -1].detach())
+        return StepOutput(
+            terms, similarity, teacher, reconstruction, features[c.pairs[0]][:, -1].detach(), tuple(every_key)
+        )
 
     def _features(self, views: Views, draws: Draws) -> tuple[dict[str, Tensor], Tensor | None]:
         """Features of every query view (N, T, F), and the reconstruction.
@@ -293,35 +354,29 @@ class PCM3PP(nn.Module):
 
     @torch.no_grad()
     def _key_features(self, views: Views, draws: Draws) -> Tensor:
-        """Prompted features of the key view by the twin, (N, F), after its update.
+        """Prompted features of the key view by the twin, (N, F).
 
         The key pass has the prompts of the moment, without momentum.
         """
-        if self.training:
-            momentum_update(self.key_encoder, self.encoder, self.config.momentum)
-            for bank in self.banks():
-                momentum_update(bank.key_projector, bank.projector, self.config.momentum)
-        features = self.key_encoder(views.views["key"], self._input_prompt("base"))[:, -1]
+        features = self.key_encoder(views.views["key"], self._input_prompt("base")).feature
         return self._prompt_features(features, "contrast", draws.prompt_starts["key"])
 
     def _compare(
         self, bank: Bank, features: dict[str, Tensor], key_features: Tensor, views: Views, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """Similarities (P, N, 1+K) and those of the teacher (P, N, K) of a bank's P pairs; the keys join its queue."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Similarities (P, N, 1+K) and those of the teacher (P, N, K) of a bank's P pairs; the keys for its queue."""
         prompted = [
             self._prompt_features(features[pair][:, -1], "contrast", draws.prompt_starts[pair]) for pair in bank.pairs
         ]
         queries_PND = bank.projector(torch.cat(prompted)).unflatten(0, (len(prompted), -1))
         keys, key, mixed_key = self._keys(bank.key_projector, key_features, views)
         keys_PND = torch.stack([mixed_key if pair == "mix" else key for pair in bank.pairs])
-        negatives = bank.queue.keys.clone()  # a push changes the queue before the backward pass reads it
+        negatives = bank.queue.keys
         # inner products are divided by temperatures of 0.05 to 0.1: bfloat16 would lose them
         with torch.autocast(key.device.type, enabled=False):
             similarity = losses.similarities(queries_PND, keys_PND, negatives)
             teacher = keys_PND @ negatives.T
-        if self.training:
-            bank.queue.push(keys)
-        return similarity, teacher
+        return similarity, teacher, keys
 
     @torch.no_grad()
     def _keys(self, projector: Projector, features: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor]:

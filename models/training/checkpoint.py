@@ -22,7 +22,7 @@ from models.torch_file import read_torch_file
 from shards.errors import CheckpointError, describe_refusal
 from shards.files import atomic_path, name_refusals
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 FOLDER = "checkpoints"
 _MAGIC = "skelstream-checkpoint"
 _HEADER = ("epoch", "step", "epoch_steps", "config", "meta", "term_names")
@@ -60,15 +60,17 @@ class Checkpoint(Header):
     """Everything that the next step of a run depends on.
 
     Attributes:
-        objective: state of the objective; the keys under "encoder." are the online encoder.
+        objective: state of the objective; the keys under "encoders.<stream>." are the online encoder of a stream.
         optimizer: "<parameter>/<buffer>" -> tensor.
         terms: (S, K) float64, what the monitor keeps of the S steps of the unfinished epoch, for that epoch's line of
             the log.
+        losses: (E,) float64, the mean loss of each whole epoch.
     """
 
     objective: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     terms: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
 
 def save_checkpoint(
@@ -90,7 +92,7 @@ def save_checkpoint(
     # what killed processes left goes before space is needed: a full-size checkpoint takes 0.64 GB
     prune_checkpoints(run, keep, stays)
     payload = {"json": _header_text(checkpoint), "objective": checkpoint.objective, "optimizer": checkpoint.optimizer}
-    payload["terms"] = checkpoint.terms
+    payload |= {"terms": checkpoint.terms, "losses": checkpoint.losses}
     try:
         # through a file object, because torch.save would write the temporary file's name into the archive
         with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -124,7 +126,7 @@ def load_checkpoint(path: Path, expect_fingerprint: str | None = None) -> Checkp
     payload = _read(path, whole=True)
     header = _parse_header(path, payload, expect_fingerprint)
     try:
-        tensors = {name: payload[name] for name in ("objective", "optimizer", "terms")}
+        tensors = {name: payload[name] for name in ("objective", "optimizer", "terms", "losses")}
     except KeyError as error:
         raise _foreign(path) from error
     return Checkpoint(**vars(header), **tensors)
@@ -145,20 +147,25 @@ def latest_checkpoint(run: Path) -> Path | None:
     return found[-1][2] if found else None
 
 
-def encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The online encoder's state, its keys without the prefix "encoder.".
+def encoder_state(checkpoint: Checkpoint, stream: str) -> dict[str, Tensor]:
+    """The state of the online encoder of a stream, its keys without the prefix "encoders.<stream>.".
 
     Raises:
-        CheckpointError: the objective has no encoder.
+        CheckpointError: the objective has no encoder of that stream.
     """
-    state = {
-        name.removeprefix("encoder."): tensor
-        for name, tensor in checkpoint.objective.items()
-        if name.startswith("encoder.")
-    }
-    if not state:
-        raise CheckpointError(f"found the entries {sorted(checkpoint.objective)}, expected some under 'encoder.'")
-    return state
+    return part_of_state(checkpoint.objective, f"encoders.{stream}.")
+
+
+def part_of_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries under a prefix, without it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not found:
+        raise CheckpointError(f"found the entries {sorted(state)}, expected some under {prefix!r}")
+    return found
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
@@ -201,7 +208,10 @@ def _parse_header(path: Path, payload: Mapping[str, Any], fingerprint: str | Non
         if values.pop("magic") != _MAGIC:
             raise _foreign(path)
         if version != CHECKPOINT_VERSION:
-            raise CheckpointError(f"{path}: found checkpoint format {version}, expected {CHECKPOINT_VERSION}")
+            raise CheckpointError(
+                f"{path}: found checkpoint format {version}, expected {CHECKPOINT_VERSION}: it was written by another"
+                " version of skelstream; evaluate it with that, or train anew"
+            )
         header = Header(**values | {"term_names": tuple(values["term_names"])})
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise _foreign(path) from error

@@ -140,7 +140,7 @@ def max_over_ranks(number: int) -> int:
     return int(largest)
 
 
-def agree(facts: dict[str, Any]) -> None:
+def check_agreement(facts: dict[str, Any]) -> None:
     """Make sure that all ranks were given the same.
 
     Args:
@@ -157,7 +157,7 @@ def agree(facts: dict[str, Any]) -> None:
             raise ConfigError(f"rank {number}: found {name} {found}, expected {expected} as on rank 0")
 
 
-def together(action: Callable[[], T]) -> T:
+def run_together(action: Callable[[], T]) -> T:
     """Run `action` on every rank; what it raises on one rank is raised on all, so that none waits for another."""
     if world_size() == 1:
         return action()
@@ -176,7 +176,7 @@ def leader_first(action: Callable[[], T]) -> T:
     """Run `action` on rank 0 alone; its result, which is JSON, or its error on all ranks."""
     if world_size() == 1:
         return action()
-    shared: T = exchange(together(lambda: action() if rank() == 0 else None))[0]
+    shared: T = exchange(run_together(lambda: action() if rank() == 0 else None))[0]
     return shared
 
 

@@ -1,4 +1,4 @@
-"""The training loop: views in, loss terms summed, SGD steps, checkpoints from which a run goes on exactly.
+"""The training loop: views in, loss terms summed, steps, checkpoints from which a run goes on exactly.
 
 With several ranks each has its own part of every batch, and all are at the same step with the same state. Rank 0 alone
 writes: log, events, checkpoints; what it meets there stops all.
@@ -7,19 +7,20 @@ writes: log, events, checkpoints; what it meets there stops all.
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
-from models.collectives import world_size
-from models.objectives.outcome import Outcome
+from models.collectives import broadcast_buffers, rank, world_size
+from models.encoders.encoder import Encoder
+from models.norm import KeptStatistics
+from models.objectives.objective import Objective, Outcome, Split
 from models.training.checkpoint import (
     FOLDER,
     Checkpoint,
@@ -31,41 +32,22 @@ from models.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from models.training.distributed import agree, leader_first, parallel, together
+from models.training.distributed import check_agreement, leader_first, parallel, run_together
 from models.training.interruption import Interruption
 from models.training.monitor import Monitor
+from models.training.optimizers import build_optimizer, clip_gradients, parameter_groups, set_rate
 from models.training.precision import check_precision, products
 from models.training.runlog import LOG, read_log
 from models.training.schedule import TrainConfig, check_schedule, learning_rate
 from shards.batch import EpochViews, Views
 from shards.errors import CheckpointError, ConfigError
+from shards.registry import plugin_versions
 from shards.trees import first_difference, flatten
 
 _logger = logging.getLogger(__name__)
 
-Probe = Callable[[nn.Module], dict[str, float]]
-
-
-class Objective(Protocol):
-    """What `train` asks of an objective, an `nn.Module`.
-
-    `forward` draws nothing, so that a step can be repeated, and in evaluation mode it changes nothing.
-
-    One that keeps a queue may also have `queue_age(step, batch_size)`: steps since the oldest entry came, for the log.
-    """
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The online encoder."""
-        ...
-
-    def draw(self, seed: int, epoch: int, step: int, n: int) -> Any:
-        """What step `step` (from 0) of `epoch` with `n` samples draws: a pure function of the numbers."""
-        ...
-
-    def __call__(self, views: Views, draws: Any) -> Outcome:
-        """The weighted scalar loss terms, and what is watched beside them."""
-        ...
+Probe = Callable[[Mapping[str, Encoder]], dict[str, float]]
+"""Scores of the online encoders, by stream."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +61,7 @@ class TrainResult:
 
 
 def train(
-    objective: nn.Module,
+    objective: Objective,
     views: EpochViews,
     config: TrainConfig,
     run: Path,
@@ -87,6 +69,7 @@ def train(
     meta: dict[str, Any],
     resume: bool = False,
     probe: Probe | None = None,
+    split: Split | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> TrainResult:
@@ -100,29 +83,30 @@ def train(
     part of each batch, its device, and the probe, which rank 0 alone calls. All reach the folder `run`.
 
     Args:
-        objective: an `Objective`.
+        objective: what is fitted.
         views: of the training split, this rank's rows of each batch.
         config: schedule.
         run: folder for `checkpoints/`, `log.jsonl` and `tensorboard/`.
         meta: kept in each checkpoint, as JSON; must be that of the checkpoint resumed from, but for what "config" in it
             holds under "train". Its "fingerprint" is that of the data.
         resume: go on from the last checkpoint of the run; from the beginning when it has none.
-        probe: scores of the encoder, called every `probe_every` epochs and after the last.
+        probe: called every `probe_every` epochs and after the last.
+        split: the whole training split, for an objective that computes something of it between epochs.
         device: where the objective and its views are.
         progress: show a bar.
 
     Raises:
         ConfigError: the split gives no batch, the batch cannot be dealt to the ranks, the device lacks the precision,
             the ranks were given different arguments, the folder holds a run and `resume` is not set, or (at the first
-            step) the objective has no such terms as the post stage names.
+            step) the objective has no such terms as a stage names.
         CheckpointError: the checkpoint is damaged, or of other data, method or schedule; or none can be written.
         DivergenceError: a loss term is not finite, or the loss explodes; the last checkpoint stays.
     """
     device, meta = torch.device(device), json.loads(json.dumps(meta))
-    together(lambda: _check(config, len(views), device))
+    run_together(lambda: _check(config, len(views), device))
     path = _find_start(run, resume, config, len(views), meta)
-    trainer = _Trainer(objective.to(device), views, config, run, meta, probe)
-    start = trainer.state(0, 0) if path is None else together(lambda: trainer.restore(path))
+    trainer = _Trainer(objective.to(device), views, config, run, meta, probe, split)
+    start = trainer.state(0, 0) if path is None else run_together(lambda: trainer.restore(path))
     if start.epoch < config.total_epochs:
         with products(config.precision, device):
             trainer.fit(progress, start)
@@ -140,7 +124,7 @@ def has_begun(run: Path) -> bool:
 class _Loss(nn.Module):
     """The forward pass of a training step: gradients flow from the terms of the loss alone."""
 
-    def __init__(self, objective: nn.Module, wanted: Collection[str] | None, known: Collection[str]) -> None:
+    def __init__(self, objective: Objective, wanted: Collection[str] | None, known: Collection[str]) -> None:
         """`wanted`: the terms of the loss, None for all. `known`: terms that the objective must have."""
         super().__init__()
         self.objective = objective
@@ -150,10 +134,12 @@ class _Loss(nn.Module):
         """The loss, and the outcome without gradients."""
         outcome: Outcome = self.objective(views, draws)
         if self._known - outcome.terms.keys():
-            raise ConfigError(f"found post.terms {sorted(self._known)}, expected some of {sorted(outcome.terms)}")
+            raise ConfigError(
+                f"found stages of the terms {sorted(self._known)}, expected some of {sorted(outcome.terms)}"
+            )
         terms = [term for name, term in outcome.terms.items() if self._wanted is None or name in self._wanted]
         detached = {name: term.detach() for name, term in outcome.terms.items()}
-        return torch.stack(terms).sum(), outcome._replace(terms=detached)
+        return torch.stack(terms).sum(), replace(outcome, terms=detached)
 
 
 class _Trainer:
@@ -161,21 +147,25 @@ class _Trainer:
 
     def __init__(
         self,
-        objective: nn.Module,
+        objective: Objective,
         views: EpochViews,
         config: TrainConfig,
         run: Path,
         meta: dict[str, Any],
         probe: Probe | None,
+        split: Split | None,
     ) -> None:
         self.objective, self.views, self.config, self.run, self.meta = objective, views, config, run, meta
-        self.probe = probe
+        self.probe, self.split = probe, split
         self.epoch_steps = len(views)
-        named = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
-        self.parameter_names = dict(enumerate(name for name, _ in named))
-        self.parameters = [parameter for _, parameter in named]
-        self.optimizer = _sgd(self.parameters, config)
+        encoders = {f"encoders.{stream}.": cast(Encoder, encoder) for stream, encoder in objective.encoders.items()}
+        groups, names = parameter_groups(objective, objective.groups(), config.optimizer, encoders)
+        self.parameter_names = dict(enumerate(names))
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.optimizer = build_optimizer(config.optimizer, groups, config.lr)
+        self.statistics = KeptStatistics(objective)
         self.losses: dict[Collection[str] | None, nn.Module] = {}
+        self.epoch_losses: list[float] = []
 
     def restore(self, path: Path) -> Checkpoint:
         """Put the state of a checkpoint into the objective and the optimiser; the rest of it is returned."""
@@ -190,11 +180,12 @@ class _Trainer:
         except RuntimeError as error:
             raise CheckpointError(f"{path}: found another model, expected this one: {error}") from error
         load_optimizer(self.optimizer, checkpoint.optimizer, self.parameter_names)
+        self.epoch_losses = checkpoint.losses.tolist()
         return replace(checkpoint, objective={}, optimizer={})
 
     def fit(self, progress: bool, start: Checkpoint) -> None:
         """Train to the end from the position of `start`."""
-        monitor = together(lambda: self._monitor(progress, start))
+        monitor = run_together(lambda: self._monitor(progress, start))
         with Interruption() as interruption:
             with monitor:
                 finished = self._epochs(start, monitor, interruption)
@@ -202,7 +193,7 @@ class _Trainer:
                 interruption.proceed()
 
     def _monitor(self, progress: bool, start: Checkpoint) -> Monitor:
-        age = getattr(self.objective, "queue_age", None)
+        age = partial(self.objective.queue_age, batch_size=self.config.batch_size)
         return Monitor(
             self.run,
             epoch_steps=self.epoch_steps,
@@ -213,7 +204,7 @@ class _Trainer:
             log_every=self.config.log_every,
             progress=progress,
             explosion=self.config.explosion,
-            queue_age=None if age is None else partial(age, batch_size=self.config.batch_size),
+            queue_age=None if age(0) is None else age,
         )
 
     def _epochs(self, start: Header, monitor: Monitor, interruption: Interruption) -> bool:
@@ -235,41 +226,60 @@ class _Trainer:
                 self._save(epoch, step, monitor)
             if stop:
                 return False
-            rate = learning_rate(config, epoch, step, self.epoch_steps)
+            if step == 0:  # after the stop: its checkpoint is that of the epoch before
+                self._begin(epoch)
+            rate = learning_rate(config, epoch, step, self.epoch_steps, self.epoch_losses)
             outcome, norm = self._step(batch, epoch, step, rate)
             monitor.record(outcome, batch, rate, waited=waited, gradient_norm=norm)
             step += 1
         assert step == self.epoch_steps, f"{step} steps in epoch {epoch}, {self.epoch_steps} announced"
         scores, seconds = self._probe(epoch)
-        monitor.end_epoch(epoch, rate, scores, seconds)
+        self.epoch_losses.append(monitor.end_epoch(epoch, rate, scores, seconds))
         stop, done = interruption.agreed(), epoch + 1
         last = done == config.total_epochs
         if last or stop or done % config.checkpoint_every == 0 or config.stays(done):
             self._save(done, 0, monitor)
         return last or not stop
 
-    def _step(self, batch: Views, epoch: int, step: int, rate: float) -> tuple[Outcome, Tensor]:
-        """One step of SGD; what it gave, and the Euclidean norm of all gradients together."""
-        config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if (epoch, step) == (config.epochs, 0):  # the post stage begins
+    def _begin(self, epoch: int) -> None:
+        """What comes before the first step of an epoch."""
+        stage, progress = self.config.stage(epoch), self.config.progress(epoch, 0, self.epoch_steps)
+        if stage is not None and stage.fresh and epoch == progress.epochs_before:
             self.optimizer.state.clear()
-        draws = cast(Objective, self.objective).draw(config.seed, epoch, step, len(batch))
+        if type(self.objective).begin_epoch is Objective.begin_epoch:
+            return
+        assert self.split is not None, f"{type(self.objective).__name__} needs the split between epochs"
+        split = self.split
+        run_together(lambda: self.objective.begin_epoch(progress, split) if rank() == 0 else None)
+        self.objective.train()  # on rank 0 it may have been in evaluation
+        broadcast_buffers(self.objective)
+
+    def _step(self, batch: Views, epoch: int, step: int, rate: float) -> tuple[Outcome, Tensor]:
+        """One step; what it gave, and the Euclidean norm of all gradients together.
+
+        Until `statistics.end` nothing but the twins that `before_step` moves has changed.
+        """
+        config, objective = self.config, self.objective
+        set_rate(self.optimizer, rate)
+        objective.before_step(config.progress(epoch, step, self.epoch_steps))
+        draws = objective.draw(config.seed, epoch, step, len(batch))
         reduced = config.precision == "bfloat16"
+        self.statistics.begin()
         with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=reduced, cache_enabled=False):
             loss, outcome = self._loss(epoch, batch, draws)(batch, draws)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        norm = clip_gradients(self.parameters, config.clip, config.clip_scope)
         self.optimizer.step()
+        self.statistics.end()
+        objective.after_step(outcome)
         return outcome, norm
 
     def _loss(self, epoch: int, batch: Views, draws: Any) -> nn.Module:
         """The loss of the stage that `epoch` belongs to."""
         wanted = self.config.loss_terms(epoch)
         if wanted not in self.losses:
-            known = self.config.post.terms if self.config.post.epochs else ()
+            known = {term for stage in self.config.stages if stage.epochs for term in stage.terms or ()}
             self.losses.clear()  # with what it holds for the exchange of gradients
             self.losses[wanted] = parallel(_Loss(self.objective, wanted, known), batch, draws)
         return self.losses[wanted]
@@ -283,7 +293,9 @@ class _Trainer:
         return leader_first(self._scores), time.perf_counter() - start
 
     def _scores(self) -> dict[str, float] | None:
-        return None if self.probe is None else self.probe(cast(Objective, self.objective).encoder)
+        if self.probe is None:
+            return None
+        return self.probe({name: cast(Encoder, encoder) for name, encoder in self.objective.encoders.items()})
 
     def state(self, epoch: int, step: int) -> Checkpoint:
         """What the next step depends on, after `step` steps of `epoch`."""
@@ -295,6 +307,7 @@ class _Trainer:
             meta=self.meta,
             objective=self.objective.state_dict(),
             optimizer=optimizer_tensors(self.optimizer, self.parameter_names),
+            losses=torch.tensor(self.epoch_losses, dtype=torch.float64),
         )
 
     def _save(self, epoch: int, step: int, monitor: Monitor) -> None:
@@ -302,14 +315,6 @@ class _Trainer:
         monitor.sync()
         state = replace(self.state(epoch, step), terms=monitor.terms, term_names=monitor.term_names)
         leader_first(lambda: str(save_checkpoint(self.run, state, self.config.keep_checkpoints, self.config.stays)))
-
-
-def _sgd(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
-    # fused: one pass over memory; 2.0 times as fast on a CPU core (25 M parameters, 21 ms against 10 ms)
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.SGD(
-        parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused or None
-    )
 
 
 def _timed(batches: Iterator[Views]) -> Iterator[tuple[Views, float]]:
@@ -335,13 +340,13 @@ def _check(config: TrainConfig, epoch_steps: int, device: torch.device) -> None:
 
 def _find_start(run: Path, resume: bool, config: TrainConfig, epoch_steps: int, meta: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, the same on all ranks; None to begin."""
-    agree(
+    check_agreement(
         {
             "train": config.model_dump(mode="json"),
             "meta": meta,
             "steps of an epoch": epoch_steps,
             "resume": resume,
-            "versions": {"skelstream": version("skelstream"), "torch": torch.__version__},
+            "versions": {"skelstream": version("skelstream"), "torch": torch.__version__, **plugin_versions()},
         }
     )
     name = leader_first(lambda: _begin(run, resume))

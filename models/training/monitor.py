@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.collectives import gather_rows, rank, world_size
-from models.objectives.outcome import Outcome
+from models.objectives.objective import Outcome
 from models.training.collapse import effective_rank, feature_std
 from models.training.divergence import HISTORY, DivergenceError, find_fault
 from models.training.runlog import RunLog
@@ -70,7 +70,7 @@ class Monitor:
         log_every: int,
         progress: bool,
         explosion: float = 0.0,
-        queue_age: Callable[[int], float] | None = None,
+        queue_age: Callable[[int], float | None] | None = None,
     ) -> None:
         self.term_names = tuple(term_names)
         self._rows: list[list[float]] = terms.tolist()
@@ -174,12 +174,14 @@ class Monitor:
         rate, stalled = speed["samples_per_second"], speed["stalled"]
         self._bar.remark(f"loss {loss:.4g}, {rate:.0f} samples/s, {stalled:.0%} stalled")
 
-    def end_epoch(self, epoch: int, lr: float, probe: Mapping[str, float] | None, probe_seconds: float = 0.0) -> None:
-        """Write the epoch's line, safely on disk before the checkpoint that counts on it."""
+    def end_epoch(self, epoch: int, lr: float, probe: Mapping[str, float] | None, probe_seconds: float = 0.0) -> float:
+        """Write the epoch's line, safely on disk before the checkpoint that counts on it; its mean loss."""
         self.check()
         self._write("epoch", epoch, lr, self._rows, probe, probe_seconds)
         self.sync()
+        places, rows = self._loss_places(), self._rows
         self._rows = []
+        return math.fsum(row[place] for row in rows for place in places) / len(rows)
 
     def sync(self) -> None:
         """Return when the lines written are safely on disk."""

@@ -41,7 +41,7 @@ class RunLog:
 
     def __init__(self, run: Path, step: int) -> None:
         self._path = run / LOG
-        with self._told():
+        with self._name_refusals():
             truncate_log(run, step)
             self._lines = GrowingFile(self._path)
         self._events: EventFile | None = None
@@ -50,7 +50,7 @@ class RunLog:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line, in both places."""
-        with self._told():
+        with self._name_refusals():
             self._lines.append(f"{json.dumps(line, allow_nan=False)}\n".encode())
         if self._events is None:
             return
@@ -63,7 +63,7 @@ class RunLog:
 
     def sync(self) -> None:
         """Return when the lines are safely on disk."""
-        with self._told():
+        with self._name_refusals():
             self._lines.sync()
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class RunLog:
         self._lines.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _name_refusals(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

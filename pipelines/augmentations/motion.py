@@ -24,14 +24,15 @@ class MotionMask(Mask):
     Attributes:
         ratio: share of a person's tokens that are hidden; int(tokens * (1 - ratio)) stay.
         patch: frames of a token.
-        tau: temperature of the softmax over a person's tokens; the smaller, the more motion decides.
+        tau: temperature of the softmax over a person's tokens; the smaller, the more motion decides. 0: motion does not
+            matter, every set of tokens is equally likely (as the release reads it, and as its MAE baseline masks).
         persons: whose tokens are hidden.
     """
 
     kind: Literal["motion_mask"] = "motion_mask"
     ratio: float = Field(default=0.9, gt=0, lt=1)
     patch: int = Field(default=4, ge=1)
-    tau: float = Field(default=0.8, gt=0)
+    tau: float = Field(default=0.8, ge=0)
     persons: Persons = "both"
 
     source: ClassVar[str] = "maoyunyao/MAMP"
@@ -43,8 +44,9 @@ class MotionMask(Mask):
         return key.sample(samples.sample_id, "motion-mask", NUM_PERSONS * tokens).view(-1, NUM_PERSONS, tokens)
 
     def visible(self, x: Tensor, params: Tensor) -> Tensor:
-        sequences = x.transpose(1, 2)
-        noise = masking_noise(probability(scaled_motion(sequences, self.patch, self.tau)), params.to(x.dtype))
+        noise = params.to(x.dtype)
+        if self.tau:
+            noise = masking_noise(probability(scaled_motion(x.transpose(1, 2), self.patch, self.tau)), noise)
         shown = keep_least(noise, kept_count(params.shape[-1], self.ratio))
         shown = shown.view(len(x), NUM_PERSONS, -1, NUM_JOINTS)
         if self.persons == "main":

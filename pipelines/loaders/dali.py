@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.augmentations.operation import Samples
 from pipelines.loaders.dali_graph import Graph, imported_dali, located
-from pipelines.loaders.dali_plan import Plan, flat_mask, planned, resampling, unfolded, values
+from pipelines.loaders.dali_plan import Plan, flat_mask, plan_graph, resampling, unfolded, values
 from pipelines.loaders.order import Places
 from pipelines.loaders.split import Split
 from pipelines.loaders.stream import Stream
@@ -92,7 +92,7 @@ class DaliViews:
         imported_dali()
         self._spec, self._device, self._seed, self._rows = spec, torch.device(device), seed, batch_size
         self._threads = min(count_cores(), 8) if threads is None else threads
-        self._plans = planned(spec)
+        self._plans = plan_graph(spec)
         self._graphs: dict[tuple[tuple[str, ...], bool], Graph] = {}
         self._lock = threading.Lock()
 

@@ -91,7 +91,7 @@ def unfolded(drawn: Drawn) -> tuple[Step, ...]:
     return (*joints, *stream, *drawn.steps)
 
 
-def planned(spec: ViewSpec) -> dict[str, Plan]:
+def plan_graph(spec: ViewSpec) -> dict[str, Plan]:
     """What the graph makes of each view, by name."""
     plans: dict[str, Plan] = {}
     for view in spec.views:
@@ -157,12 +157,12 @@ def flat_mask(steps: Sequence[Step], samples: int, frames: int, device: torch.de
     return mask
 
 
-class _Looked(Exception):  # noqa: N818 - not an error
+class _Inspected(Exception):  # noqa: N818 - not an error
     """A mask needs the coordinates of a view."""
 
 
 class _Unseen(Tensor):
-    """A view of which shape, dtype and device are known; whoever looks at its coordinates gets `_Looked`."""
+    """A view of which shape, dtype and device are known; whoever looks at its coordinates gets `_Inspected`."""
 
     @staticmethod
     def __new__(cls, shape: tuple[int, ...], device: torch.device) -> "_Unseen":
@@ -171,7 +171,7 @@ class _Unseen(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, *_: Any, **__: Any) -> Any:
-        raise _Looked
+        raise _Inspected
 
 
 def _plan(view: View, frames: int) -> Plan:
@@ -201,7 +201,7 @@ def _plan(view: View, frames: int) -> Plan:
 def _looks_at_draws_alone(mask: Mask, samples: Samples, key: Key, frames: int) -> bool:
     try:
         visible(Step(mask, mask.draw(samples, key, frames)), 1, frames, _HOST)
-    except (_Looked, StoreError):  # the latter: masks are stored, and this sample has none
+    except (_Inspected, StoreError):  # the latter: masks are stored, and this sample has none
         return False
     return True
 

@@ -27,7 +27,7 @@ class Part:
     classes: tuple[int, ...] | None = None
 
 
-def mixed(parts: Sequence[Part]) -> Split:
+def mix_parts(parts: Sequence[Part]) -> Split:
     """One split of several; that of one part by itself has the order, labels and ids of its `Split`.
 
     The first source keeps its order and its samples' ids. Sources may differ in storage, fingerprint and data set. The

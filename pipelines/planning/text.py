@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 
-from pipelines.planning.forecast import Forecast
+from pipelines.planning.forecast import Forecast, plan
 from pipelines.planning.inventory import Inventory, Side
 from pipelines.planning.probing import Estimate
 from shards.amounts import describe_bytes, describe_duration
+from shards.encoding import Storage
+from shards.places import Place
 
 SHOWN = 5
 """Files that a summary names of each kind."""
@@ -128,3 +130,22 @@ def _with_error(estimate: Estimate, shown: Callable[[float], str]) -> str:
     if not estimate.error:
         return shown(estimate.value)
     return f"{shown(estimate.value)} ± {200 * estimate.error / estimate.value:.0f} %"
+
+
+def show_plan(
+    source: str,
+    raw: Sequence[Place | str],
+    out: Place | str | None = None,
+    recipe: str = "pcm3",
+    dtype: Storage = "float32",
+    samples_per_shard: int = 1024,
+) -> str:
+    """The forecast of `preprocess` with the same arguments, as text; writes nothing.
+
+    Args:
+        out: folder that would hold the stores; None leaves out what is there already and the free disk.
+
+    Raises:
+        ConfigError, RawInputError: as `pipelines.planning.forecast.plan`.
+    """
+    return summary(plan(source, raw, out, recipe, dtype, samples_per_shard))

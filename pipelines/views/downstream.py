@@ -1,10 +1,10 @@
-"""The views of downstream tasks beyond the plain ones of `methods.evaluation_spec`: occluded, degraded, cut short.
+"""The views of downstream tasks: the plain ones (`evaluation_spec`), and occluded, degraded, cut short.
 
 One view "x" a sample each. What is random in them depends on (seed, sample id) in epoch 0 alone: loaders take `seed` of
 the configuration and not the run's, so that every checkpoint that is compared sees the same views. Levels of a curve
 draw alike: more noise is the same noise times a number, and more missing joints are those of the level before and
-others. Without other word, time is the centre crop of 95 % of all other tasks, and points change before bones and
-motion are made of them, as when a sensor had seen them so.
+others. Without other word, time is the centre crop of all other tasks, and points change before bones and motion are
+made of them, as when a sensor had seen them so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,9 @@ from pipelines.augmentations.occlusion import (
     store_occlusion,
 )
 from pipelines.augmentations.operation import Crop, Linear, Operation
-from pipelines.augmentations.spatial import Axis, FixedRotation
+from pipelines.augmentations.spatial import Axis, FixedRotation, Rotation
 from pipelines.augmentations.streams import ToStream
-from pipelines.augmentations.temporal import CentreCrop, StartCrop
-from pipelines.views.methods import evaluation_spec
+from pipelines.augmentations.temporal import CentreCrop, RandomCrop, StartCrop
 from pipelines.views.spec import View, ViewSpec
 from shards.frozen import Frozen
 from shards.skeleton import NUM_JOINTS, Stream
@@ -46,6 +45,42 @@ Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Degrees = Annotated[float, Field(ge=-180, le=180)]
 JointCount = Annotated[int, Field(ge=1, le=NUM_JOINTS)]
+
+
+def evaluation_spec(
+    crop: Literal["centre", "random", "full"],
+    stream: Stream,
+    frames: int = 64,
+    *,
+    centre_ratio: float = 0.95,
+    degrees: float = 0.0,
+) -> ViewSpec:
+    """One view "x" a sample: its middle, a random crop U[0.5, 1], or all of it, resized (maoyunyao/CMD).
+
+    Args:
+        crop: which of these.
+        stream: of the view.
+        frames: T of the view.
+        centre_ratio: share of a sample that "centre" keeps.
+        degrees: largest angle by which "random" turns a sample about each axis, either way (maoyunyao/MAMP: 0.3 rad).
+    """
+    operations: list[Operation] = [CentreCrop(ratio=centre_ratio if crop == "centre" else 1.0)]
+    if crop == "random":
+        operations = [RandomCrop(min_ratio=0.5, max_ratio=1.0, share="evaluation")]
+        if degrees:
+            operations.append(Rotation(pick="all", degrees=(-degrees, degrees), share="evaluation"))
+    return _one_view(frames, *operations, ToStream(stream=stream))
+
+
+def whole_spec(streams: Sequence[Stream], frames: int) -> ViewSpec:
+    """All of a sample, resized: the view "x" of one stream, "x/<stream>" of each of several."""
+    whole = CentreCrop(ratio=1.0)
+    names = ["x"] if len(streams) == 1 else [f"x/{stream}" for stream in streams]
+    views = (
+        View(name=name, operations=(whole, ToStream(stream=stream)))
+        for name, stream in zip(names, streams, strict=True)
+    )
+    return ViewSpec(frames=frames, views=tuple(views))
 
 
 class OcclusionConfig(Frozen):
@@ -83,7 +118,13 @@ class OcclusionConfig(Frozen):
 
 
 def occluded_spec(
-    path: Path, stream: Stream, frames: int = 64, *, crop: Literal["centre", "random"] = "centre"
+    path: Path,
+    stream: Stream,
+    frames: int = 64,
+    *,
+    crop: Literal["centre", "random"] = "centre",
+    centre_ratio: float = 0.95,
+    degrees: float = 0.0,
 ) -> ViewSpec:
     """The view "x" of `evaluation_spec`, behind it the masks of a file: what they hide is zero in the stream.
 
@@ -92,8 +133,9 @@ def occluded_spec(
         stream: of the view.
         frames: T, for which the masks were drawn.
         crop: "random" for a head that is trained on occluded data.
+        centre_ratio, degrees: as of `evaluation_spec`.
     """
-    (plain,) = evaluation_spec(crop, stream, frames).views
+    (plain,) = evaluation_spec(crop, stream, frames, centre_ratio=centre_ratio, degrees=degrees).views
     return _one_view(frames, *plain.operations, StoredOcclusion(path=path))
 
 
@@ -117,21 +159,28 @@ class RobustnessConfig(Frozen):
     rotated: Annotated[tuple[Degrees, ...], AfterValidator(_different)] = (15.0, 30.0, 45.0, 60.0, 90.0)
     seed: int = 0
 
-    def specs(self, stream: Stream, frames: int = 64, *, up: Axis) -> dict[Curve, dict[float, ViewSpec]]:
+    def specs(
+        self, stream: Stream, frames: int = 64, *, up: Axis, centre_ratio: float = 0.95
+    ) -> dict[Curve, dict[float, ViewSpec]]:
         """Curve -> level -> the view "x" at that level; a curve without levels is left out.
 
         Args:
             stream: of the views.
             frames: T of the views.
             up: the vertical axis, by `up_axis`.
+            centre_ratio: as of `evaluation_spec`.
         """
+
+        def degraded(change: Linear | GaussianNoise) -> ViewSpec:
+            (plain,) = evaluation_spec("centre", stream, frames, centre_ratio=centre_ratio).views
+            crop, to_stream = plain.operations
+            return _one_view(frames, crop, change, to_stream)
+
         views: dict[Curve, dict[float, ViewSpec]] = {
-            "noise": {std: _degraded(stream, frames, GaussianNoise(std=std, present=True)) for std in self.noise},
-            "missing_joints": {k: _degraded(stream, frames, JointMask(joints=k)) for k in self.missing_joints},
+            "noise": {std: degraded(GaussianNoise(std=std, present=True)) for std in self.noise},
+            "missing_joints": {k: degraded(JointMask(joints=k)) for k in self.missing_joints},
             "shorter": {ratio: _of_window(stream, frames, CentreCrop(ratio=ratio)) for ratio in self.shorter},
-            "rotated": {
-                degrees: _degraded(stream, frames, FixedRotation(axis=up, degrees=degrees)) for degrees in self.rotated
-            },
+            "rotated": {degrees: degraded(FixedRotation(axis=up, degrees=degrees)) for degrees in self.rotated},
         }
         return {curve: levels for curve, levels in views.items() if levels}
 
@@ -160,13 +209,6 @@ def up_axis(recipe_steps: Sequence[Mapping[str, Any]]) -> Axis:
     """
     turned = any(step.get("name") == "align" and step.get("axis") == "z" for step in recipe_steps)
     return "z" if turned else "y"
-
-
-def _degraded(stream: Stream, frames: int, change: Linear | GaussianNoise) -> ViewSpec:
-    """The plain view of points that were changed."""
-    (plain,) = evaluation_spec("centre", stream, frames).views
-    crop, to_stream = plain.operations
-    return _one_view(frames, crop, change, to_stream)
 
 
 def _of_window(stream: Stream, frames: int, crop: Crop) -> ViewSpec:

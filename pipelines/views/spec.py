@@ -9,6 +9,9 @@ from pipelines.augmentations.operation import Crop, Mask, Mix
 from pipelines.augmentations.vocabulary import AnyOperation
 from shards.frozen import Frozen
 
+MAX_FRAMES = 4096
+"""Of a view, to which actions of some hundred frames are resampled."""
+
 
 class View(Frozen):
     """One view of a sample.

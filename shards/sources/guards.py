@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from shards.errors import ConfigError, SkelstreamError, raw_error
 from shards.schema import UNKNOWN, RawSequence, SampleInfo
 from shards.skeleton import NUM_COORDINATES, NUM_JOINTS
@@ -27,7 +25,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}", re.ASCII)
 _CONTENT_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def guarded(own: OwnSource, name: str, where: str) -> OwnSource:
+def guard_source(own: OwnSource, name: str, where: str) -> OwnSource:
     """The same source, whose `info` and `parser` are checked at every call.
 
     Args:
@@ -149,6 +147,8 @@ class GuardedParser:
 
 
 def _shape_problem(raw: RawSequence, name: str) -> str | None:
+    import numpy as np  # not above: listing the names of data sets would wait for it
+
     if not isinstance(raw, RawSequence) or raw.key != name:
         return f"{type(raw).__name__} of key {getattr(raw, 'key', None)!r}, expected a RawSequence of key {name!r}"
     T, S = (*np.shape(raw.frames), 0, 0)[:2]
@@ -168,6 +168,8 @@ def _shape_problem(raw: RawSequence, name: str) -> str | None:
 
 
 def _refuse_non_finite(raw: RawSequence, origin: str) -> None:
+    import numpy as np
+
     if not np.isfinite(raw.frames).all():
         frame, slot, joint, axis = np.argwhere(~np.isfinite(raw.frames))[0]
         found = f"{raw.frames[frame, slot, joint, axis]} in body {slot + 1}, joint {joint + 1}"

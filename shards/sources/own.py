@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from shards.errors import ConfigError
 from shards.sources import OwnSource
-from shards.sources.guards import guarded
+from shards.sources.guards import guard_source
 
 if TYPE_CHECKING:  # it takes 11 ms, which built-in sources need not wait for
     from importlib.metadata import EntryPoint
@@ -76,7 +76,7 @@ def _load(entry_point: "EntryPoint") -> OwnSource:
         raise ConfigError(f"{where}: found {type(error).__name__} ({error}), expected an OwnSource") from error
     if not isinstance(own, OwnSource):
         raise ConfigError(f"{where}: found a {type(own).__name__}, expected an OwnSource")
-    return guarded(own, entry_point.name, where)
+    return guard_source(own, entry_point.name, where)
 
 
 def _label(entry_point: "EntryPoint") -> str:

@@ -12,8 +12,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.evaluate import EvaluateOptions, evaluate
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions, PretrainOptions
+from flows.pretrain import pretrain, resolve
 from models.evaluation.results import TaskResult, read_results
 
 TASKS = ("linear", "retrieval")
@@ -57,7 +58,7 @@ def train_and_score(options: argparse.Namespace, variants: str, seed: int) -> No
     )
     result = pretrain(request, progress=True)
     whole = not variants
-    scored = (None, f"epoch_{request.resolve().train.epochs:04d}.pt") if whole else (None,)
+    scored = (None, f"epoch_{resolve(request).train.epochs:04d}.pt") if whole else (None,)
     for checkpoint in scored:
         baselines = "true" if whole and checkpoint is None else "false"
         evaluate(

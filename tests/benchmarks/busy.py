@@ -28,13 +28,13 @@ STEP = """
 import statistics, sys, time
 import flows  # settles the threads
 import torch
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import GRUConfig
 from models.objectives.pcm3pp import PCM3PPConfig
 from tests.benchmarks.training import our_step, random_views, seconds
 from models.objectives.pcm3pp import PCM3PP
 hidden, batch, steps = map(int, sys.argv[1:])
 torch.manual_seed(0)
-objective = PCM3PP(PCM3PPConfig(encoder=EncoderConfig(hidden=hidden), queue_size=16 * batch))
+objective = PCM3PP(PCM3PPConfig(encoder=GRUConfig(hidden=hidden), queue_size=16 * batch))
 loss = our_step(objective, random_views(batch), "float32")
 seconds(loss, objective)
 print(statistics.median(seconds(loss, objective) for _ in range(steps)))

@@ -12,8 +12,9 @@ import shutil
 import statistics
 from pathlib import Path
 
-from flows.evaluate import EvaluateOptions, evaluate
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions, PretrainOptions
+from flows.pretrain import pretrain
 from models.evaluation.results import TaskResult
 from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
@@ -32,7 +33,7 @@ PRETRAINING = (
     "views.clip_frames=4",
     "train.epochs=150",
     "train.lr=0.02",
-    "train.post.epochs=0",
+    "train.stages.post.epochs=0",
 )
 # Synthetic actions last 40 to 80 frames with rests of 10 to 40: the published window spans 64 and looks 28 ahead.
 DETECTION = (

@@ -44,7 +44,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from models.encoders.gru import EncoderConfig, GRUEncoder
+from models.encoders.gru import GRUConfig, GRUEncoder
 from models.evaluation import neighbours
 from models.evaluation.episodes import Episodes, draw_episodes
 from models.evaluation.features import Features, extract_features, frozen
@@ -56,7 +56,7 @@ from pipelines.loaders.order import Partition
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import open_split
 from pipelines.synthetic import motion, ntu
-from pipelines.views.methods import evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from shards.catalog import info_from_name
 from shards.manifest import STORE, Manifest, counts, file_entry, write_manifest
 from shards.schema import FORMAT_VERSION
@@ -174,7 +174,7 @@ def features(store: Path, hidden: int, batch: int, batches: int, options: argpar
     device = torch.device(options.device)
     split, spec = open_split(store, "ntu60", "xsub", "train"), evaluation_spec("centre", "joint", 64)
     partition = Partition(split.num_samples, batch, drop_last=True)
-    encoder = GRUEncoder(EncoderConfig(hidden=hidden)).to(device)
+    encoder = GRUEncoder(GRUConfig(hidden=hidden)).to(device)
     with closing(
         ViewLoader(
             TorchEngine(Resident(split, device), spec, 0), split.order(seed=0, shuffle=False), partition, spec, seed=0
@@ -384,8 +384,9 @@ def few_shots(options: argparse.Namespace) -> None:
 def every_task(store: Path, folder: Path, options: argparse.Namespace) -> None:
     """Seconds of each task of one checkpoint, from its records."""
     # here, because they import Prefect
-    from flows.evaluate import EvaluateOptions, evaluate, left_out
-    from flows.pretrain import PretrainOptions, pretrain
+    from flows.evaluate import evaluate, find_omitted_tasks
+    from flows.options import EvaluateOptions, PretrainOptions
+    from flows.pretrain import pretrain
 
     pretrain(
         PretrainOptions(
@@ -394,7 +395,7 @@ def every_task(store: Path, folder: Path, options: argparse.Namespace) -> None:
             dataset="ntu60",
             protocol="xsub",
             run=folder / "run",
-            overrides=("train.epochs=1", "train.post.epochs=0", "train.milestones=[]"),
+            overrides=("train.epochs=1", "train.stages.post.epochs=0", "train.milestones=[]"),
             device=options.device,
         )
     )
@@ -417,7 +418,7 @@ def every_task(store: Path, folder: Path, options: argparse.Namespace) -> None:
     for name, rows in seconds.items():
         print(f"  {sum(rows):8.1f} s  {name}, {len(rows)} rows")
     print(f"  {whole - sum(map(sum, seconds.values())):8.1f} s  between the rows")
-    print(f"  left out: {', '.join(left_out(asked))}", flush=True)
+    print(f"  left out: {', '.join(find_omitted_tasks(asked))}", flush=True)
 
 
 def main() -> None:

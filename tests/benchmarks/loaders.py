@@ -32,14 +32,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flows.recipes.pcm3 import PCM3PPViewsConfig
 from pipelines.conversion.convert import convert
 from pipelines.loaders.loader import PREFETCH, Engine, TorchEngine, ViewLoader
-from pipelines.loaders.mixture import Part, mixed
+from pipelines.loaders.mixture import Part, mix_parts
 from pipelines.loaders.order import Partition
 from pipelines.loaders.split import Split, open_split
 from pipelines.synthetic import ntu
 from pipelines.synthetic.archive import write_entries
-from pipelines.views.methods import PCM3PPViewsConfig
 from pipelines.views.spec import ViewSpec
 from shards.batch import Views
 
@@ -121,7 +121,7 @@ def make_shards(folder: Path, raw: Path, storage: Any) -> Split:
     """Synthetic recordings, converted as a user would."""
     made = convert("ntu", [raw], folder / storage, dtype=storage, on_error="drop", samples_per_shard=128)
     # a longer epoch of the same samples: what begins an epoch would weigh too much in one of two steps
-    return mixed([Part(open_split(made.folder, "ntu60", "xsub", "train"), weight=EPOCH)])
+    return mix_parts([Part(open_split(made.folder, "ntu60", "xsub", "train"), weight=EPOCH)])
 
 
 def make_engine(name: str, split: Split, spec: ViewSpec, options: argparse.Namespace) -> Engine:
@@ -186,7 +186,7 @@ def moved_bytes(split: Split, rate: float, views: int) -> float:
 
 def measure(split: Split, storage: str, options: argparse.Namespace) -> None:
     """All contenders on one storage, and their rows."""
-    six = PCM3PPViewsConfig(frames=FRAMES).spec("joint")
+    six = PCM3PPViewsConfig(frames=FRAMES).spec(("joint",))
     specs = {"three": ViewSpec(frames=FRAMES, views=six.views[:3]), "six": six}
     slow, rows = baselines(split, options), []
     with contextlib.ExitStack() as stack:

@@ -19,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoders.gru import EncoderConfig
+from flows.recipes.pcm3 import PCM3PPViewsConfig
+from models.encoders.gru import GRUConfig
+from models.objectives.objective import Outcome
 from models.objectives.pcm3_names import from_reference_state
 from models.objectives.pcm3pp import PAIRS, PCM3PP, PCM3PPConfig
 from models.training.precision import Precision, products
+from models.training.schedule import TrainConfig
 from pipelines.views import make_views
-from pipelines.views.methods import PCM3PPViewsConfig
 from shards.batch import RaggedBatch, Views
 
 FRAMES, CHANNELS = 64, 150
@@ -120,18 +122,23 @@ def random_views(batch: int, frames: int = FRAMES, device: str = "cpu") -> Views
     ids = torch.arange(batch)
     ragged = RaggedBatch(torch.randn(batch * 105, 2, 25, 3), length.cumsum(0) - length, length, ids, ids)
     return make_views(
-        ragged, PCM3PPViewsConfig(frames=frames, clip_frames=frames // 4).spec("joint"), seed=0, epoch=0, step=0
+        ragged, PCM3PPViewsConfig(frames=frames, clip_frames=frames // 4).spec(("joint",)), seed=0, epoch=0, step=0
     )
 
 
 def our_step(objective: PCM3PP, views: Views, precision: Precision) -> Callable[[], Tensor]:
-    """A call that computes the loss of a step."""
+    """A call that computes the loss of a step, twins and queue with it; the queue takes its keys in the next one."""
+    done: list[Outcome] = []
+    progress = TrainConfig().progress(0, 0, 1)
 
     def loss() -> Tensor:
+        if done:
+            objective.after_step(done.pop())
+        objective.before_step(progress)
         device = views.label.device.type
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
-            terms = objective(views, objective.draw(0, 0, 0, len(views))).terms
-        return torch.stack(list(terms.values())).sum()
+            done.append(objective(views, objective.draw(0, 0, 0, len(views))))
+        return torch.stack(list(done[0].terms.values())).sum()
 
     return loss
 
@@ -149,7 +156,7 @@ def compare(hidden: int, batch: int, rounds: int, queue_size: int) -> None:
     torch.manual_seed(0)
     reference = Reference(hidden, queue_size)
     pairs = ("base", "masked", "predicted", "mix")
-    config = PCM3PPConfig(encoder=EncoderConfig(hidden=hidden), queue_size=queue_size, pairs=pairs, prompts=False)
+    config = PCM3PPConfig(encoder=GRUConfig(hidden=hidden), queue_size=queue_size, pairs=pairs, prompts=False)
     ours = PCM3PP(config)
     ours.load_state_dict(from_reference_state(reference.state_dict()))
     views = random_views(batch)
@@ -172,9 +179,9 @@ def compare(hidden: int, batch: int, rounds: int, queue_size: int) -> None:
 
 
 PARTS = {
-    "encoder.recur": "encoder, queries",
+    "encoders.joint.recur": "encoder, queries",
     "decoder.forward": "decoder",
-    "_key_features": "key encoder and its update",
+    "_key_features": "key encoder",
 }
 
 
@@ -206,7 +213,7 @@ def timed(objective: PCM3PP, took: dict[str, float]) -> Iterator[None]:
 
 def parts(hidden: int, batch: int, rounds: int, queue_size: int, frames: int) -> None:
     """Print where the time of a whole step of PCM3++ goes, in both precisions."""
-    objective = PCM3PP(PCM3PPConfig(encoder=EncoderConfig(hidden=hidden), queue_size=queue_size))
+    objective = PCM3PP(PCM3PPConfig(encoder=GRUConfig(hidden=hidden), queue_size=queue_size))
     optimizer = torch.optim.SGD(
         [p for p in objective.parameters() if p.requires_grad], 0.01, momentum=0.9, weight_decay=1e-4, fused=True
     )
@@ -251,7 +258,7 @@ def on_cuda(hidden: int, batch: int, rounds: int, samples: int) -> None:
     length = torch.randint(30, 180, (samples,), generator=generator)
     frames = torch.randn(int(length.sum()), 2, 25, 3, dtype=torch.float16, device="cuda")
     start, length, ids = ((length.cumsum(0) - length).cuda(), length.cuda(), torch.arange(samples, device="cuda"))
-    spec = PCM3PPViewsConfig().spec("joint")
+    spec = PCM3PPViewsConfig().spec(("joint",))
 
     def random_batch(step: int, batch: int) -> Views:
         rows = torch.randint(samples, (batch,), device="cuda")
@@ -273,7 +280,7 @@ def on_cuda(hidden: int, batch: int, rounds: int, samples: int) -> None:
 
 def _rate(hidden: int, batch: int, rounds: int, precision: Precision, views: Callable[[int], Views]) -> float:
     """Steps a second, after five that warm up."""
-    objective = PCM3PP(PCM3PPConfig(encoder=EncoderConfig(hidden=hidden))).cuda()
+    objective = PCM3PP(PCM3PPConfig(encoder=GRUConfig(hidden=hidden))).cuda()
     optimizer = torch.optim.SGD(
         [p for p in objective.parameters() if p.requires_grad], 0.01, momentum=0.9, weight_decay=1e-4, fused=True
     )

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from jinja2 import Environment, PackageLoader
 
-from flows.data.stats import stats
 from flows.pages.player import GONE, HIDDEN, MIXED
+from flows.pages.quality import stats
 from flows.pages.sample.page import ViewRequest, write_view
 from flows.pages.web import assets, encode, encode_bytes, skeleton
 from pipelines.conversion.convert import convert

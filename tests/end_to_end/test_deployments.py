@@ -33,11 +33,9 @@ from tests.flows.serving import (
 )
 from tests.ports import free_port
 
-TINY = [
-    *("objective.encoder.hidden=8", "objective.queue_size=32", "train.batch_size=8", "train.milestones=[]"),
-    *("train.post.epochs=0", "train.checkpoint_every=10", "views.frames=16", "views.clip_frames=4"),
-    "views.min_frames=8",
-]
+METHOD = "pcm3pp+tiny+no-post"
+RARE = "train.checkpoint_every=10"
+OPTIONS = {"method": METHOD, "data": "data", "dataset": "ntu60", "protocol": "xview", "device": "cpu"}
 EPOCHS = 40
 
 
@@ -57,7 +55,7 @@ def deployments() -> dict[str, Any]:
         if entry["name"] == "pretrain":
             options = entry["parameters"]["options"]
             assert (options["data"], options["dataset"], options["protocol"]) == ("data", "ntu60", "xview")
-            options |= {"device": "cpu", "overrides": [*TINY, "train.epochs=2"], "run": "runs/scheduled"}
+            options |= {"method": METHOD, "device": "cpu", "overrides": [RARE], "run": "runs/scheduled"}
             # so far apart that no second run comes before the schedule is paused
             soon = datetime.now(UTC) + timedelta(seconds=20)
             entry["schedules"] = [{"interval": 90, "anchor_date": soon.isoformat()}]
@@ -122,7 +120,7 @@ def test_the_scheduled_run_fires_works_and_shows_up(place: Path, api: SyncPrefec
     run = until(lambda: ended(api, "pretrain"), lambda: log(place))
     api.pause_deployment(api.read_deployment_by_name("pretrain/pretrain").id)
     assert (run.state_name, run.auto_scheduled) == ("Completed", True), log(place)
-    assert run.name == "pcm3pp ntu60 xview joint seed 0"
+    assert run.name == f"{METHOD} ntu60 xview joint seed 0"
     assert (place / "runs" / "scheduled" / "checkpoints" / "epoch_0002.pt").is_file()
     seen = artifacts(api, run.id)
     assert {"scheduled-progress", "scheduled-epochs", "scheduled-curve", "scheduled-folder"} <= seen.keys()
@@ -132,9 +130,8 @@ def test_the_scheduled_run_fires_works_and_shows_up(place: Path, api: SyncPrefec
 def test_a_run_whose_worker_died_before_it_was_started_is_picked_up(
     place: Path, api: SyncPrefectClient, workers: Any
 ) -> None:
-    options = {"data": "data", "dataset": "ntu60", "protocol": "xview", "device": "cpu", "run": "runs/taken"}
-    overrides = [*TINY, "train.epochs=1"]
-    taken = submit(api, "pretrain/pretrain", {"options": {**options, "overrides": overrides}, "progress": False})
+    options = {**OPTIONS, "run": "runs/taken", "overrides": [RARE, "train.epochs=1"]}
+    taken = submit(api, "pretrain/pretrain", {"options": options, "progress": False})
     with hasty(api, "skelstream mark the never started", seconds=10):
         api.set_flow_run_state(taken, Pending(), force=True)  # as a worker does that takes it
         until(lambda: not api.read_flow_run(taken).state.is_pending())
@@ -149,10 +146,7 @@ def test_runs_of_the_gpu_queue_wait_for_each_other_and_one_that_dies_with_its_ho
 ) -> None:
     parameters = {
         name: {
-            "options": {
-                **{"data": "data", "dataset": "ntu60", "protocol": "xview", "device": "cpu", "run": f"runs/{name}"},
-                "overrides": [*TINY, f"train.epochs={EPOCHS}"],
-            },
+            "options": {**OPTIONS, "run": f"runs/{name}", "overrides": [RARE, f"train.epochs={EPOCHS}"]},
             "progress": False,
         }
         for name in ("first", "second")

@@ -75,7 +75,7 @@ def losses(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
             *settings,
             "objective.queue_size=510",
             "train.epochs=1",
-            "train.post.epochs=0",
+            "train.stages.post.epochs=0",
             "train.log_every=1",
         ):
             words += ["--set", setting]

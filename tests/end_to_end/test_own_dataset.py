@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from flows.data.verify import verify_data
 from pipelines.conversion.convert import convert
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import open_split
 from pipelines.parsers import parse, parser
+from pipelines.repair.stores import verify_data
 from shards.errors import RawInputError
 from shards.manifest import find_store, read_manifest
 from shards.skeleton import JOINT_NAMES

@@ -12,15 +12,14 @@ import pytest
 from upath import UPath
 
 from flows.cli.main import main
-from flows.data.differences import diff_recipes
-from flows.data.plan import show_plan
-from flows.data.repair import repair_data
-from flows.data.stats import stats
-from flows.data.verify import verify_data
+from flows.pages.quality import stats
 from pipelines.conversion.convert import convert, default_scratch
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import open_split
 from pipelines.loaders.stream import Stream
+from pipelines.planning.text import show_plan
+from pipelines.quality.text import diff_recipes
+from pipelines.repair.stores import repair_data, verify_data
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, StoreError
 from shards.manifest import MANIFEST, find_store

@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 
-from flows.pretrain import PretrainOptions, pretrain
+from flows.options import PretrainOptions
+from flows.pretrain import pretrain
 from flows.tasks.bench import scoring
 from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from tests.faults.killing import Command
 
-TINY = (
-    *("objective.encoder.hidden=8", "objective.queue_size=16", "train.batch_size=8", "train.epochs=1"),
-    *("train.milestones=[]", "train.post.epochs=0", "views.frames=16", "views.clip_frames=4", "views.min_frames=8"),
-)
 SHORT = (
     *("linear.epochs=2", "linear.batch_size=16", "linear.crop=centre", "finetune.epochs=1", "semi.fractions=[0.5]"),
     *("semi.draws=1", "few_shot.ways=2", "few_shot.queries=1", "few_shot.shots=[1,2]", "few_shot.episodes=5"),
@@ -67,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = synthesize("ntu", folder / "raw", subjects=4, classes=4, samples=24, seed=0, zipped=False)
     store = convert("ntu", [raw], folder / "data", workers=0).folder
     known: dict[str, Any] = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu"}
-    pretrain(PretrainOptions(run=folder / "run", overrides=TINY, **known))
+    pretrain(PretrainOptions(method="pcm3pp+tiny+no-post", run=folder / "run", overrides=("train.epochs=1",), **known))
     return folder / "run"
 
 

@@ -11,18 +11,16 @@ import torch
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Cancelling
 
-from flows.pretrain import PretrainOptions, pretrain
+from flows.options import PretrainOptions
+from flows.pretrain import pretrain
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import read_log
 from tests.flows.serving import PATIENCE, Serve, await_state, client, serve, submit, until
 from tests.ports import free_port
 
 EPOCHS = 40
-TINY = (
-    *("objective.encoder.hidden=8", "objective.queue_size=32", "train.batch_size=8", f"train.epochs={EPOCHS}"),
-    *("train.milestones=[30]", "train.post.epochs=0", "train.checkpoint_every=20", "views.frames=16"),
-    *("views.clip_frames=4", "views.min_frames=8"),
-)
+METHOD = "pcm3pp+tiny+no-post"
+OVERRIDES = (f"train.epochs={EPOCHS}", "train.milestones=[30]", "train.checkpoint_every=20")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +41,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def options(store: Path, run: Path) -> dict[str, Any]:
-    known = {"dataset": "ntu60", "protocol": "xview", "device": "cpu", "overrides": list(TINY)}
-    return {"data": str(store), "run": str(run), **known}
+    known = {"dataset": "ntu60", "protocol": "xview", "device": "cpu", "overrides": list(OVERRIDES)}
+    return {"method": METHOD, "data": str(store), "run": str(run), **known}
 
 
 def parameters(run: Path) -> dict[str, torch.Tensor]:

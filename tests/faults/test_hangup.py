@@ -15,17 +15,15 @@ import pytest
 import torch
 
 from flows.machine.packages import HOME
-from flows.pretrain import PretrainOptions, pretrain
+from flows.options import PretrainOptions
+from flows.pretrain import pretrain
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import read_log
 from tests.flows.serving import PATIENCE, environment, until
 
 EPOCHS = 40
-TINY = (
-    *("objective.encoder.hidden=8", "objective.queue_size=32", "train.batch_size=8", f"train.epochs={EPOCHS}"),
-    *("train.milestones=[30]", "train.post.epochs=0", "train.checkpoint_every=40", "views.frames=16"),
-    *("views.clip_frames=4", "views.min_frames=8"),
-)
+METHOD = "pcm3pp+tiny+no-post"
+OVERRIDES = (f"train.epochs={EPOCHS}", "train.milestones=[30]", "train.checkpoint_every=40")
 
 
 @pytest.fixture
@@ -34,8 +32,8 @@ def start(store: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Pop
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(*more: str, prefix: tuple[str, ...] = (), **streams: object) -> "subprocess.Popen[bytes]":
-        sets = [word for override in TINY for word in ("--set", override)]
-        command = [*prefix, sys.executable, str(HOME / "skelstream.py"), "pretrain", "pcm3pp", "--data", str(store)]
+        sets = [word for override in OVERRIDES for word in ("--set", override)]
+        command = [*prefix, sys.executable, str(HOME / "skelstream.py"), "pretrain", METHOD, "--data", str(store)]
         options = ["--dataset", "ntu60", "--protocol", "xview", "--run", str(tmp_path / "run"), "--device", "cpu"]
         process = subprocess.Popen(  # type: ignore[call-overload]  # streams are of many types
             [*command, *options, *sets, *more],
@@ -85,7 +83,8 @@ def test_a_terminal_that_closes_costs_no_step_and_leaves_no_server(
     assert len(read_log(run)) < EPOCHS
     saved_step(run)
     until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in known))
-    options = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu", "overrides": TINY}
+    known = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu"}
+    options = {"method": METHOD, "overrides": OVERRIDES, **known}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pretrain(PretrainOptions(**options, run=run))

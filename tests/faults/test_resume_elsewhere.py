@@ -25,14 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 SETTINGS = {
-    "objective.encoder.hidden": 8,
     "objective.queue_size": 36,
     "train.batch_size": 12,
     "train.epochs": 400,
-    "train.post.epochs": 0,
-    "views.frames": 16,
-    "views.clip_frames": 4,
-    "views.min_frames": 8,
     "data.window": 2,
 }
 
@@ -55,7 +50,7 @@ def rank_views(run: Path, loader: str, rank: int, world: int, epoch: int, step: 
     config, record = read_config(run / "config.json"), read_run(run)
     views = open_views(
         open_mixture([Path(record.store)], config),
-        config.views.spec(config.data.stream),
+        config.views.spec(config.data.streams),
         LoaderOptions.model_validate({"loader": loader, "workers": rank % 3}),
         window=config.data.window,
         batch_size=config.train.batch_size,
@@ -79,8 +74,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, run: Path) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-m", "skelstream", "pretrain", "pcm3pp", "--plain", "--resume", "--device", "cpu"]
-    words += ["--data", str(data), "--dataset", "ntu60", "--protocol", "xview", "--loader", "resident"]
+    words = [sys.executable, "-m", "skelstream", "pretrain", "pcm3pp+tiny+no-post", "--plain", "--resume"]
+    words += [
+        "--device",
+        "cpu",
+        "--data",
+        str(data),
+        "--dataset",
+        "ntu60",
+        "--protocol",
+        "xview",
+        "--loader",
+        "resident",
+    ]
     words += ["--run", str(run), *(word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}"))]
     return subprocess.Popen(words, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 

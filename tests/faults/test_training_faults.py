@@ -27,10 +27,10 @@ import os, resource, signal, sys, time
 from pathlib import Path
 import torch
 import tensorboard.summary.writer.record_writer
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import GRUConfig
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.engine import train
-from models.training.schedule import PostConfig, TrainConfig
+from models.training.schedule import Stage, TrainConfig
 from shards.batch import Views
 from shards.errors import CheckpointError
 
@@ -98,9 +98,9 @@ def main(run, fault, number):
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
     config = TrainConfig(
         epochs=2, batch_size=4, lr=0.1, milestones=(1,), checkpoint_every=1, checkpoint_steps=3, log_every=2,
-        post=PostConfig(epochs=2, lr=0.05), explosion=0,
+        stages=(Stage(name="post", epochs=2, lr=0.05, terms=("distill", "prediction")),), explosion=0,
     )
-    objective = PCM3PP(PCM3PPConfig(encoder=EncoderConfig(input_size=6, hidden=8), queue_size=16, feature_dim=5))
+    objective = PCM3PP(PCM3PPConfig(encoder=GRUConfig(input_size=6, hidden=8), queue_size=16, feature_dim=5))
     train(objective, EpochViews(before), config, Path(run), meta={"fingerprint": "f"}, resume=True)
 
 

@@ -18,26 +18,18 @@ os.environ |= {
 import pytest
 import torch
 
-from flows.evaluate import EvaluateOptions, evaluate
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions, PretrainOptions
+from flows.pretrain import pretrain
 from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from tests.browser.conftest import browser, opened, screenshots
 
 __all__ = ["browser", "opened", "screenshots"]  # fixtures
 
-TINY = (
-    "objective.encoder.hidden=8",
-    "objective.queue_size=32",
-    "train.batch_size=8",
-    "train.epochs=2",
-    "train.milestones=[1]",
-    "train.post.epochs=0",
-    "train.checkpoint_every=1",
-    "views.frames=16",
-    "views.clip_frames=4",
-    "views.min_frames=8",
-)
+METHOD = "pcm3pp+tiny+no-post"
+EACH = "train.checkpoint_every=1"
+"""Override: a checkpoint after each of its two epochs."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,11 +64,11 @@ def other_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def options(store: Path) -> Callable[..., PretrainOptions]:
-    """Options of a pre-training of two epochs of four steps; `overrides` come after those that make it tiny."""
+    """Options of a pre-training of two epochs of four steps, each with a checkpoint."""
 
     def make(run: Path, *overrides: str, **fields: Any) -> PretrainOptions:
         known = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu", "resume": False}
-        return PretrainOptions(**{**known, **fields}, run=run, overrides=(*TINY, *overrides))
+        return PretrainOptions(**{**known, "method": METHOD, **fields}, run=run, overrides=(EACH, *overrides))
 
     return make
 

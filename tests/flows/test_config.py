@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,24 @@ from flows.config import (
     DataConfig,
     PretrainConfig,
     apply_overrides,
-    changed,
+    change_values,
     first_difference,
     leaf_keys,
     read_config,
 )
+from flows.recipes import recipe
+from flows.recipes.skeletonclr import SkeletonCLRViewsConfig
 from flows.tasks.config import EvaluateConfig
+from models.encoders.gru import GRUConfig
+from models.encoders.stgcn import STGCNConfig
+from models.encoders.transformer import TransformerConfig
+from models.objectives.skeletonclr import SkeletonCLRConfig
+from models.training.optimizers import AdamWConfig, SGDConfig
+from models.training.schedule import Stage
 from shards.errors import ConfigError
+from shards.trees import flatten
 
-BASE = PretrainConfig(method="pcm3pp", data=DataConfig(dataset="ntu60", protocol="xview"))
+BASE = recipe("pcm3pp", DataConfig(dataset="ntu60", protocol="xview"))
 
 
 @pytest.mark.parametrize(
@@ -52,15 +62,10 @@ def test_an_override_sets_one_value_and_nothing_else(override: str, value: Any) 
     difference = first_difference(config, BASE)
     if difference is not None:
         assert difference.startswith(override.partition("=")[0])
-    restored = apply_overrides(config, [f"{key}={json.dumps(_leaf(BASE, key))}" for key in leaf_keys(BASE)])
+    leaves = flatten(BASE.model_dump(mode="json"))
+    assert [*leaves] == [*leaf_keys(BASE)]
+    restored = apply_overrides(config, [f"{key}={json.dumps(value)}" for key, value in leaves.items()])
     assert restored == BASE
-
-
-def _leaf(config: PretrainConfig, key: str) -> Any:
-    node: Any = config.model_dump(mode="json")
-    for name in key.split("."):
-        node = node[name]
-    return node
 
 
 def test_the_last_of_two_overrides_of_one_key_counts() -> None:
@@ -111,7 +116,7 @@ def test_an_override_without_an_equals_sign_is_refused() -> None:
         ("train.lr=NaN", "found NaN or infinity, expected finite numbers"),
         ("train.lr=1e999", "found NaN or infinity, expected finite numbers"),
         ("train.lr=inf", r"train\.lr: found 'inf': .*valid number"),
-        ("train.schedule=linear", r"train\.schedule: found 'linear': .*'step' or 'cosine'"),
+        ("train.schedule=linear", r"train\.schedule: found 'linear': .*'step', 'cosine' or 'plateau'"),
         ("train.milestones=[1,-2]", r"train\.milestones\.1: found -2"),
         ("objective.prompts=yes", r"objective\.prompts: found 'yes': .*valid boolean"),
         ("objective.pairs=[1]", r"objective\.pairs\.0: found 1"),
@@ -128,7 +133,7 @@ def test_an_override_without_an_equals_sign_is_refused() -> None:
         ("objective.encoder.input_size=75", r"objective\.encoder\.input_size is 75, expected 150"),
         ("train.batch_size=2", r"train\.batch_size is 2, expected at least 3: each sample is mixed with another one"),
         ("train.batch_size=1", r"train\.batch_size is 1, expected at least 3"),
-        ("train.weight_decay=50", r"train: lr 0\.02 times weight_decay 50 is 1, expected less than 1"),
+        ("train.optimizer.weight_decay=50", r"train: lr 0\.02 times weight_decay 50 is 1, expected less than 1"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_is_refused(override: str, message: str) -> None:
@@ -156,9 +161,9 @@ TOO_MUCH = {
     "objective.teacher_temperature": 1e30,
     "objective.student_temperature": 1e30,
     "train.epochs": 10**9,
-    "train.post.epochs": 10**9,
+    "train.stages.post.epochs": 10**9,
     "train.lr": 1e9,
-    "train.post.lr": 1e9,
+    "train.stages.post.lr": 1e9,
     "train.gamma": 1e9,
     "train.seed": 1 << 64,
 }
@@ -166,7 +171,9 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize(("key", "value"), TOO_MUCH.items(), ids=TOO_MUCH)
 def test_a_value_that_no_training_bears_is_refused(key: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"^--set: {key}: found {re.escape(repr(value))}: Input should be less than"):
+    place = key.replace("stages.post", "stages.0")  # a list's parts are numbered where its values are checked
+    found = rf"^--set: {place}: found {re.escape(repr(value))}: Input should be less than"
+    with pytest.raises(ConfigError, match=found):
         apply_overrides(BASE, [f"{key}={value}"])
 
 
@@ -177,18 +184,130 @@ def test_a_temperature_whose_gradient_overflows_is_refused(kind: str) -> None:
 
 
 def test_the_decay_of_the_second_stage_counts_where_there_is_one() -> None:
-    overrides = ["train.weight_decay=10", "train.post.lr=0.1"]
-    assert apply_overrides(BASE, overrides).train.weight_decay == 10
+    overrides = ["train.optimizer.weight_decay=10", "train.stages.post.lr=0.1"]
+    config = apply_overrides(BASE, [*overrides, "train.stages.post.epochs=0"])
+    assert config.train.optimizer.weight_decay == 10
     with pytest.raises(ConfigError, match=r"train: lr 0\.1 times weight_decay 10 is 1, expected less than 1"):
-        apply_overrides(BASE, [*overrides, "train.post.epochs=1"])
+        apply_overrides(BASE, [*overrides, "train.stages.post.epochs=1"])
+
+
+CONTRAST = recipe("skeletonclr", DataConfig(dataset="ntu60", protocol="xview"))
+
+KINDS: list[tuple[PretrainConfig, tuple[str, ...], dict[str, Any]]] = [
+    (BASE, ("train.optimizer.kind=adamw",), {"train.optimizer": AdamWConfig()}),
+    (
+        BASE,
+        ("train.optimizer.kind=adamw", "train.optimizer.layer_decay=0.5", "train.optimizer.weight_decay=0.1"),
+        {"train.optimizer": AdamWConfig(layer_decay=0.5, weight_decay=0.1)},
+    ),
+    (BASE, ("train.optimizer.kind=sgd", "train.optimizer.momentum=0.5"), {"train.optimizer": SGDConfig(momentum=0.5)}),
+    (
+        CONTRAST,
+        ("objective.encoder.kind=gru", "objective.encoder.hidden=64"),
+        {"objective.encoder": GRUConfig(hidden=64)},
+    ),
+    # neither fits without the other
+    (
+        CONTRAST,
+        ("objective.encoder.kind=transformer", "views.frames=64"),
+        {"objective.encoder": TransformerConfig(), "views.frames": 64},
+    ),
+    # an encoder that the objective takes only once it is another one itself
+    (
+        BASE,
+        (
+            *("objective.kind=skeletonclr", "objective.encoder.kind=stgcn", "objective.encoder.width=4"),
+            *("views.kind=skeletonclr", "views.shift=0.25", "train.stages=[]"),
+        ),
+        {
+            "objective": SkeletonCLRConfig(encoder=STGCNConfig(width=4)),
+            "views": SkeletonCLRViewsConfig(shift=0.25),
+            "train.stages": (),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "overrides", "changes"), KINDS, ids=[kind[1][0] for kind in KINDS])
+def test_another_kind_takes_its_own_defaults_whatever_the_order_of_the_overrides(
+    config: PretrainConfig, overrides: tuple[str, ...], changes: dict[str, Any]
+) -> None:
+    for order in permutations(overrides):
+        assert apply_overrides(config, order) == change_values(config, changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "nearest"),
+    [
+        (
+            BASE,
+            ("train.optimizer.kind=adamw", "train.optimizer.momentum=0.5"),
+            "train.optimizer.betas, train.optimizer.eps, train.optimizer.kind",
+        ),
+        (
+            CONTRAST,
+            ("objective.encoder.kind=gru", "objective.encoder.width=4"),
+            "objective.encoder.kind, objective.encoder.hidden, objective.encoder.direction",
+        ),
+        (CONTRAST, ("views.min_frames=8",), "views.frames, views.kind, views.shift"),
+        (BASE, ("train.stages.main.epochs=8",), "train.stages.post.epochs, train.stages.post.lr"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_with_the_nearest_names(
+    config: PretrainConfig, overrides: tuple[str, ...], nearest: str
+) -> None:
+    for order in permutations(overrides):
+        with pytest.raises(
+            ConfigError, match=rf"^--set '{re.escape(overrides[-1])}': unknown key .*; nearest: "
+        ) as caught:
+            apply_overrides(config, order)
+        assert str(caught.value).partition("; nearest: ")[2].startswith(nearest)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.optimizer.kind=lion", "train.optimizer: .*'lion'.*expected tags: 'sgd', 'adam', 'adamw'"),
+        (
+            "objective.kind=moco",
+            "objective: objective 'moco': found no such kind, expected one of .*pcm3pp, .*skeletonclr",
+        ),
+        ("objective.kind=skeletonlcr", "objective: .*; nearest: skeletonclr"),
+        (
+            "views.kind=[1]",
+            r"views: views \[1\]: found no such kind, expected one of aimclr, .*pcm3pp, .*skeletonclr",
+        ),
+        ("objective.encoder.kind=stgcn", "objective.encoder.kind: found 'stgcn': Input should be 'gru'"),
+    ],
+)
+def test_a_kind_that_there_is_not_is_refused_with_those_there_are(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--set: {message}") as caught:
+        apply_overrides(BASE, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_a_stage_are_set_by_its_name() -> None:
+    config = apply_overrides(BASE, ["train.stages.post.epochs=7", "train.stages.post.schedule=cosine"])
+    (before,), (stage,) = BASE.train.stages, config.train.stages
+    assert stage == before.model_copy(update={"epochs": 7, "schedule": "cosine"})
+    assert (config.train.ends, BASE.train.ends) == ((451, 458), (451, 602))
+    more = apply_overrides(BASE, ['train.stages=[{"name": "post", "epochs": 1}]', "train.stages.post.lr=0.5"])
+    assert more.train.stages == (Stage(name="post", epochs=1, lr=0.5),)
+
+
+@pytest.mark.parametrize("stages", ["[]", "3", "null", '["post"]', '[{"name": [1]}]'])
+def test_an_option_of_a_stage_that_another_override_took_away_is_refused(stages: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--set 'train\.stages\.post\.lr=0\.5': found no train\.stages\.post\.lr"):
+        apply_overrides(BASE, [f"train.stages={stages}", "train.stages.post.lr=0.5"])
 
 
 @pytest.mark.parametrize("task", ["linear", "finetune", "detection"])
 def test_a_layer_is_trained_by_a_rate_and_a_decay_that_it_bears(task: str) -> None:
+    decay = f"{task}.weight_decay" if task == "detection" else f"{task}.optimizer.weight_decay"
     for override, message in (
         (f"{task}.lr=1e9", rf"{task}\.lr: found 1000000000\.0: Input should be less than or equal to 100"),
         (f"{task}.gamma=2", rf"{task}\.gamma: found 2: Input should be less than or equal to 1"),
-        (f"{task}.weight_decay=1000", rf"{task}: lr 0\.?\d* times weight_decay 1000 is \d+, expected less than 1"),
+        (f"{decay}=1000", rf"{task}: lr 0\.?\d* times weight_decay 1000 is \d+, expected less than 1"),
         (f"{task}.seed={1 << 31}", rf"{task}\.seed: found {1 << 31}: Input should be less than {1 << 31}"),
     ):
         with pytest.raises(ConfigError, match=f"^--set: {message}"):
@@ -215,24 +334,28 @@ def test_an_option_of_a_task_that_could_only_fail_late_is_refused(override: str,
 
 
 def test_a_stage_of_terms_that_the_objective_does_not_have_is_refused() -> None:
-    post = "train.post.epochs=2"
-    assert apply_overrides(BASE, ["objective.distillation_weight=0"]).train.post.epochs == 0
-    message = r"train\.post\.terms is \('distill', 'prediction'\), expected some of .*\('base', .*, 'prediction'\)"
+    none, post = "train.stages.post.epochs=0", "train.stages.post.epochs=2"
+    (left_out,) = apply_overrides(BASE, [none, "objective.distillation_weight=0"]).train.stages
+    assert left_out.epochs == 0
+    message = (
+        r"train\.stages\.post\.terms is \('distill', 'prediction'\), expected some of .*\('base', .*, 'prediction'\)"
+    )
     with pytest.raises(ConfigError, match=message):
         apply_overrides(BASE, [post, "objective.distillation_weight=0"])
     with pytest.raises(ConfigError, match="'prediction'"):
         apply_overrides(BASE, [post, "objective.prediction_weight=0"])
-    alone = apply_overrides(BASE, [post, "objective.prediction_weight=0", 'train.post.terms=["distill"]'])
-    assert alone.train.post.terms == ("distill",)
+    terms = 'train.stages.post.terms=["distill"]'
+    (alone,) = apply_overrides(BASE, [post, "objective.prediction_weight=0", terms]).train.stages
+    assert alone.terms == ("distill",)
 
 
 def test_recipes_change_values_by_their_dotted_names_and_leave_the_original() -> None:
-    config = changed(BASE, {"train.epochs": 3, "objective.encoder.hidden": 8, "method": "pcm3"})
+    config = change_values(BASE, {"train.epochs": 3, "objective.encoder.hidden": 8, "method": "pcm3"})
     assert (config.train.epochs, config.objective.encoder.hidden, config.method) == (3, 8, "pcm3")
-    restored = changed(config, {"train.epochs": 451, "objective.encoder.hidden": 1024, "method": "pcm3pp"})
+    restored = change_values(config, {"train.epochs": 451, "objective.encoder.hidden": 1024, "method": "pcm3pp"})
     assert restored == BASE != config
     with pytest.raises(AssertionError, match="TrainConfig has no epoch"):
-        changed(BASE, {"train.epoch": 3})
+        change_values(BASE, {"train.epoch": 3})
 
 
 def test_all_wrong_values_are_named_at_once() -> None:
@@ -316,6 +439,7 @@ def test_the_first_differing_key_is_named_with_both_values() -> None:
         (b"\xff\xfe\x00", "found no readable configuration"),
         (b"[1]", "found a JSON list"),
         (b"{}", "method"),
+        (b'{"objective": {"encoder": {"hidden": 8}}}', "run of an older version of skelstream, expected one of this"),
         (b'{"method": "pcm3pp", "data": {"dataset": "ntu60", "protocol": "xview"}, "size": 3}', "size: found 3"),
     ],
 )

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.evaluate import EvaluateOptions, evaluate, left_out
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import evaluate, find_omitted_tasks
+from flows.options import EvaluateOptions, PretrainOptions
+from flows.pretrain import pretrain
 from flows.tasks.config import DetectionTaskConfig
-from flows.tasks.detect import FrameScores, ScoredEpoch, find_all, of_epochs, stated
+from flows.tasks.detect import FrameScores, ScoredEpoch, find_all, of_epochs, write_detections
 from models.evaluation.detection.events import Events
 from models.evaluation.detection.segments import PostProcessing
 from models.evaluation.results import TaskResult
@@ -80,7 +81,7 @@ def test_an_oracle_reaches_1_by_both_evaluators_where_actions_are_apart(test_vid
     # classes without ground truth count 0 in the mAP of PKU-MMD's own evaluator
     assert set(truth[:, 1]) == set(range(1, CLASSES + 1))
     found = find_all(videos, oracle(videos), options.post)
-    scored = stated(tmp_path / "detections", "oracle", videos, found, options)
+    scored = write_detections(tmp_path / "detections", "oracle", videos, found, options)
     measures = ("mAP", "mAP_action", "mAP_video", "F1")
     expected = {f"{name}@{tiou:g}": 1.0 for name in measures for tiou in (0.1, 0.2, 0.3, 0.4, 0.5)}
     assert scored.scores.keys() == {*expected, "2DAP"}
@@ -131,7 +132,7 @@ def test_an_encoder_that_has_learned_clearly_beats_the_same_one_before(archive: 
         "views.frames=16",
         "views.clip_frames=4",
         "train.epochs=25",
-        "train.post.epochs=0",
+        "train.stages.post.epochs=0",
     )
     known = {"data": str(archive), "dataset": "pkummd1", "protocol": "xsub", "device": "cpu"}
     pretrain(PretrainOptions(method="pcm3pp-small", run=run, overrides=small, **known))
@@ -335,7 +336,7 @@ def test_labels_that_cannot_be_are_refused_before_any_work_and_left_out_of_all(
     request = ask(run, tmp_path, labelled_store(tmp_path / "data", videos))
     with pytest.raises(ConfigError, match=f"--tasks detection: .*{message}"):
         evaluate(request)
-    assert message in left_out(request.model_copy(update={"tasks": ("all",)}))["detection"]
+    assert message in find_omitted_tasks(request.model_copy(update={"tasks": ("all",)}))["detection"]
     assert not list((tmp_path / "run").rglob("detection*"))
 
 

@@ -11,14 +11,14 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from flows.build import build_encoder, open_views
 from flows.config import read_config
-from flows.evaluate import EvaluateOptions, evaluate, finished, table
-from flows.options import LoaderOptions
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import evaluate, find_finished_scores, table
+from flows.options import EvaluateOptions, LoaderOptions, PretrainOptions
+from flows.pretrain import pretrain
 from models.evaluation.features import Features, coordinate_features, extract_features
 from models.evaluation.results import TaskResult, read_results, write_results
 from models.training.checkpoint import encoder_state, latest_checkpoint, load_checkpoint
 from pipelines.loaders.split import open_split
-from pipelines.views.methods import evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from shards.errors import CheckpointError, ConfigError, SkelstreamError, StoreError
 from shards.files import sha256_file
 from shards.manifest import read_manifest
@@ -55,7 +55,7 @@ def copy(scored: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def results(scored: Path) -> list[TaskResult]:
-    found = finished(ask(scored))
+    found = find_finished_scores(ask(scored))
     assert found is not None
     return found
 
@@ -106,7 +106,7 @@ def sides(run: Path, store: Path, subject: str) -> tuple[Features, Features]:
     config = read_config(run / "config.json")
     path = latest_checkpoint(run)
     assert path is not None
-    state = encoder_state(load_checkpoint(path)) if subject == "trained" else None
+    state = encoder_state(load_checkpoint(path), "joint") if subject == "trained" else None
     device, found = torch.device("cpu"), []
     for split in ("train", "test"):
         views = open_views(
@@ -123,7 +123,7 @@ def sides(run: Path, store: Path, subject: str) -> tuple[Features, Features]:
         if subject == "coordinates":
             found.append(coordinate_features(views))
         else:
-            found.append(extract_features(build_encoder(config, state), views))
+            found.append(extract_features(build_encoder(config, state, "joint"), views))
     return found[0], found[1]
 
 
@@ -145,8 +145,8 @@ def test_the_random_encoder_is_the_one_that_the_run_began_with(scored: Path, sto
     config = read_config(scored / "config.json")
     path = latest_checkpoint(scored)
     assert path is not None
-    trained = encoder_state(load_checkpoint(path))
-    first, again = build_encoder(config, None), build_encoder(config, None)
+    trained = encoder_state(load_checkpoint(path), "joint")
+    first, again = (build_encoder(config, None, "joint") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.state_dict()["layers.0.first.weight_ih_l0"], trained["layers.0.first.weight_ih_l0"])
 
@@ -163,8 +163,8 @@ def test_stored_results_are_found_and_left_as_they_are(scored: Path, results: li
 def test_only_the_task_that_is_missing_is_run(copy: Path) -> None:
     before = files(copy)
     (copy / "results" / "retrieval.json").unlink()
-    assert finished(ask(copy)) is None
-    assert finished(ask(copy, "linear")) is not None
+    assert find_finished_scores(ask(copy)) is None
+    assert find_finished_scores(ask(copy, "linear")) is not None
     evaluate(ask(copy))
     assert files(copy)["linear.json"] == before["linear.json"]
     assert scores(copy / "results" / "retrieval.json") == json_scores(before["retrieval.json"][0])
@@ -184,10 +184,10 @@ def json_scores(text: bytes) -> list[object]:
 )
 def test_other_options_are_computed_anew(copy: Path, overrides: tuple[str, ...]) -> None:
     before = files(copy)
-    assert finished(ask(copy, "linear", overrides=overrides)) is None
+    assert find_finished_scores(ask(copy, "linear", overrides=overrides)) is None
     anew = evaluate(ask(copy, "linear", overrides=overrides))
-    assert finished(ask(copy, "linear", overrides=overrides)) == anew
-    assert finished(ask(copy, "linear")) is None
+    assert find_finished_scores(ask(copy, "linear", overrides=overrides)) == anew
+    assert find_finished_scores(ask(copy, "linear")) is None
     assert files(copy)["retrieval.json"] == before["retrieval.json"]
 
 
@@ -198,7 +198,7 @@ def test_results_without_baselines_are_part_of_those_with(copy: Path, results: l
     (copy / "results" / "retrieval.json").unlink()
     (alone,) = evaluate(ask(copy, "retrieval", overrides=("baselines=false",)))
     assert (alone.subject, alone.scores) == ("trained", results[2].scores)
-    assert finished(ask(copy, "retrieval")) is None
+    assert find_finished_scores(ask(copy, "retrieval")) is None
     first, *others = evaluate(ask(copy, "retrieval"))
     assert first == alone
     assert [(row.subject, row.scores) for row in others] == [(row.subject, row.scores) for row in results[3:]]
@@ -212,21 +212,21 @@ def test_options_that_do_not_touch_a_score_do_not_run_it_again(copy: Path) -> No
 
 def test_another_checkpoint_is_scored_anew(copy: Path) -> None:
     (copy / "checkpoints" / "epoch_0002.pt").unlink()
-    assert finished(ask(copy)) is None
+    assert find_finished_scores(ask(copy)) is None
     assert {result.checkpoint for result in evaluate(ask(copy))} == {"epoch_0001.pt", None}
 
 
 def test_a_named_checkpoint_has_results_of_its_own(copy: Path, results: list[TaskResult]) -> None:
     before = files(copy)
     early = ask(copy, "retrieval").model_copy(update={"checkpoint": "epoch_0001.pt"})
-    assert finished(early) is None
+    assert find_finished_scores(early) is None
     rows = evaluate(early)
     assert [row.checkpoint for row in rows] == ["epoch_0001.pt", None, None]
     assert rows[0].checkpoint_sha256 == sha256_file(copy / "checkpoints" / "epoch_0001.pt")
-    assert read_results(copy / "results" / "epoch_0001" / "retrieval.json") == rows == finished(early)
+    assert read_results(copy / "results" / "epoch_0001" / "retrieval.json") == rows == find_finished_scores(early)
     assert files(copy) == before
     last = ask(copy, "retrieval").model_copy(update={"checkpoint": "epoch_0002.pt"})
-    assert finished(last) == results[2:]
+    assert find_finished_scores(last) == results[2:]
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(copy: Path) -> None:
@@ -245,9 +245,9 @@ def test_rows_of_other_data_or_cut_short_are_not_taken_for_results(copy: Path) -
         [rows[0].model_copy(update={"checkpoint_sha256": "0" * 64}), *rows[1:]],
     ):
         write_results(path, changed)
-        assert finished(ask(copy, "retrieval")) is None
+        assert find_finished_scores(ask(copy, "retrieval")) is None
     write_results(path, rows)
-    assert finished(ask(copy, "retrieval")) == rows
+    assert find_finished_scores(ask(copy, "retrieval")) == rows
 
 
 def test_garbled_results_are_refused_by_name(copy: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_moved_store_is_found_by_data(
         evaluate(ask(run, "retrieval"))
     found = evaluate(ask(run, "retrieval", data=tmp_path / "new"))
     assert [result.scores for result in found] == [result.scores for result in results[2:]]
-    assert finished(ask(run, "retrieval", data=tmp_path / "new")) == found
+    assert find_finished_scores(ask(run, "retrieval", data=tmp_path / "new")) == found
 
 
 def test_data_of_another_fingerprint_is_refused_even_where_results_are(scored: Path, other_store: Path) -> None:

@@ -12,13 +12,15 @@ import pytest
 import zarr
 
 from flows.cli.main import main
-from flows.evaluate import EvaluateOptions, evaluate, finished, left_out
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import evaluate, find_finished_scores, find_omitted_tasks
+from flows.options import EvaluateOptions, PretrainOptions
+from flows.pretrain import pretrain
 from models.evaluation.results import TaskResult
 from models.training.checkpoint import load_checkpoint, save_checkpoint
 from pipelines.conversion.convert import convert
 from pipelines.synthetic import synthesize
 from shards.errors import SkelstreamError
+from tests.flows.conftest import METHOD
 
 SHORT = (
     *("linear.epochs=1", "linear.crop=centre", "finetune.epochs=1", "semi.draws=1", "semi.fractions=[0.5]"),
@@ -74,12 +76,8 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _pretrained(store: Path, run: Path, *overrides: str) -> Path:
-    tiny = (
-        *("objective.encoder.hidden=8", "objective.queue_size=16", "train.batch_size=8", "train.epochs=1"),
-        *("train.milestones=[]", "train.post.epochs=0", "views.frames=16", "views.clip_frames=4", "views.min_frames=8"),
-    )
     known: dict[str, Any] = {"data": store, "dataset": "ntu60", "protocol": "xview", "device": "cpu"}
-    pretrain(PretrainOptions(**known, run=run, overrides=(*tiny, *overrides)))
+    pretrain(PretrainOptions(**known, method=METHOD, run=run, overrides=("train.epochs=1", *overrides)))
     return run
 
 
@@ -114,7 +112,7 @@ def _store_without(folder: Path, absent: Callable[[str], bool]) -> Path:
 
 def left_out_alike(message: str, run: Path, more: Sequence[str] = ()) -> None:
     """Both ways to ask: by name each of `OWN` is refused, and "all" leaves each of them out, and nothing is written."""
-    reasons = left_out(EvaluateOptions(run=run, tasks=("all",), overrides=(*SHORT, *more), device="cpu"))
+    reasons = find_omitted_tasks(EvaluateOptions(run=run, tasks=("all",), overrides=(*SHORT, *more), device="cpu"))
     for task in OWN:
         refused(f"--tasks {task}: {message}", run, task, more=more)
         assert unhashed(reasons[task]) == message
@@ -168,7 +166,9 @@ def test_validation_without_a_second_person_or_a_common_class_is_refused_and_lef
     (tmp_path / "alone").mkdir()
     store = _store_without(tmp_path / "alone", lambda name: "C001" not in name and "P001" not in name)
     run = _pretrained(store, tmp_path / "alone" / "run", "train.batch_size=4")
-    reasons = left_out(EvaluateOptions(run=run, tasks=("all",), overrides=(*SHORT, "validation=0.5"), device="cpu"))
+    reasons = find_omitted_tasks(
+        EvaluateOptions(run=run, tasks=("all",), overrides=(*SHORT, "validation=0.5"), device="cpu")
+    )
     message = "validation by subject: found 1 subject, expected at least two"
     assert [task for task in OWN if reasons.get(task) == message] == [task for task in OWN if task != "retrieval"]
     assert "retrieval" not in reasons  # it trains nothing, so that nothing is held out
@@ -197,7 +197,7 @@ def test_a_target_without_a_class_on_both_sides_is_refused_and_left_out(own: Pat
     refused(f"--tasks transfer: {message}", own, "linear", "transfer", more=more)
     assert not (own / "results").exists()
     request = EvaluateOptions(run=own, tasks=("all",), overrides=more, device="cpu")
-    assert left_out(request)["transfer"] == message
+    assert find_omitted_tasks(request)["transfer"] == message
 
 
 def test_more_neighbours_than_training_samples_are_refused_and_left_out(own: Path) -> None:
@@ -205,7 +205,7 @@ def test_more_neighbours_than_training_samples_are_refused_and_left_out(own: Pat
     refused(f"--tasks retrieval: {message}", own, "retrieval", more=("retrieval.k=[1,33]",))
     assert not (own / "features").exists()
     request = EvaluateOptions(run=own, tasks=("all",), overrides=(*SHORT, "retrieval.k=[1,33]"), device="cpu")
-    assert left_out(request)["retrieval"] == message
+    assert find_omitted_tasks(request)["retrieval"] == message
     assert ask(own, "retrieval", more=("retrieval.k=[1,32]", "baselines=false"))
 
 
@@ -219,7 +219,7 @@ def test_fewer_samples_than_shots_are_refused_by_name_and_told_by_all(own: Path)
     message = "ntu60 xview test: class 0: found 4 samples, expected 6 or more (5 shots and 1 queries)"
     refused(f"--tasks few_shot: {message}", own, "few_shot", more=("few_shot.shots=[1,5]",))
     request = EvaluateOptions(run=own, tasks=("all",), overrides=(*SHORT, "few_shot.shots=[1,5]"), device="cpu")
-    assert left_out(request)["few_shot"] == message
+    assert find_omitted_tasks(request)["few_shot"] == message
     # both sides together have enough
     rows = ask(own, "few_shot", more=("few_shot.shots=[1,5]", "few_shot.pool=all", "baselines=false"))
     assert [row.setting for row in rows] == [{"shots": 1}, {"shots": 5}]
@@ -253,10 +253,14 @@ def test_labels_outside_the_catalogue_are_refused_in_shards_and_in_the_store(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("data.stream", "bone", "found data.stream 'bone', expected 'joint' as in epoch_0002.pt"),
+        ("data.streams", ["bone"], "found data.streams ['bone'], expected ['joint'] as in epoch_0002.pt"),
         ("views.frames", 32, "found views.frames 32, expected 16 as in epoch_0002.pt"),
         ("objective.encoder.hidden", 16, "found objective.encoder.hidden 16, expected 8 as in epoch_0002.pt"),
-        ("data.stream", "depth", "data.stream: found 'depth': Input should be 'joint', 'bone' or 'motion'"),
+        (
+            "data.streams",
+            ["joint", "depth"],
+            "data.streams.1: found 'depth': Input should be 'joint', 'bone' or 'motion'",
+        ),
     ],
 )
 def test_a_configuration_that_the_checkpoint_was_not_trained_by_is_refused(
@@ -284,15 +288,15 @@ def test_a_protocol_that_the_data_set_does_not_have_is_refused(own: Path) -> Non
 
 def test_a_layer_that_the_checkpoint_does_not_have_is_refused(own: Path) -> None:
     path = own / "checkpoints" / "epoch_0002.pt"
-    message = f"{own}: found an encoder of 3 layers, expected layer9, as --set layer asks for"
+    message = (
+        f"{own}: found an encoder with the layers last, mean, layer1, layer2, expected layer9, as --set layer asks for"
+    )
     for task in ("retrieval", "few_shot", "linear"):
         refused(f"--tasks {task}: {message}", own, task, more=("layer=layer9",))
     checkpoint = load_checkpoint(path)
     objective = {k: v.clone() for k, v in checkpoint.objective.items() if not k.startswith("projector.")}
     save_checkpoint(own, replace(checkpoint, objective=objective), keep=1)
-    message = (
-        f"{path}: found the layers last, mean, layer1, layer2, layer3, expected projector, as --set layer asks for"
-    )
+    message = f"{path}: found the layers last, mean, layer1, layer2, expected projector, as --set layer asks for"
     for task in ("retrieval", "few_shot", "linear"):
         refused(f"--tasks {task}: {message}", own, task, more=("layer=projector",))
     assert not (own / "results").exists()
@@ -337,10 +341,10 @@ def test_damaged_features_are_refused_by_the_name_of_the_file(copy: Path, name: 
     [
         (b"", "no results (JSONDecodeError), expected a results file"),
         (b"\x93\xff", "no results (UnicodeDecodeError), expected a results file"),
-        (b'{"version": 2}', "no results (KeyError), expected a results file"),
-        (b'{"version": 1, "results": []}', "results of version 1, expected 2"),
-        (b'{"version": 2, "results": 3}', "no list of results, expected one"),
-        (b'{"version": 2, "results": [{}]}', "a bad field task (Field required), expected the fields of a result"),
+        (b'{"version": 3}', "no results (KeyError), expected a results file"),
+        (b'{"version": 1, "results": []}', "results of version 1, expected 3"),
+        (b'{"version": 3, "results": 3}', "no list of results, expected one"),
+        (b'{"version": 3, "results": [{}]}', "a bad field task (Field required), expected the fields of a result"),
     ],
 )
 def test_damaged_results_are_refused_by_the_name_of_the_file(copy: Path, content: bytes, problem: str) -> None:
@@ -374,12 +378,12 @@ def test_fusion_takes_only_what_was_scored_as_its_own_run_was(
     runs = {}
     for stream in ("bone", "motion"):
         runs[stream] = tmp_path / stream
-        pretrain(options(runs[stream], "train.epochs=1", stream=stream))
+        pretrain(options(runs[stream], "train.epochs=1", streams=(stream,)))
     more = tuple(f"fusion.{stream}={folder}" for stream, folder in runs.items())
     bone = runs["bone"] / "results"
     missing = f"{bone}/linear.json: found no result of {{'seed': 0}}, expected one: score the task linear of that run"
     request = EvaluateOptions(run=copy, tasks=("all",), overrides=(*SHORT, *more), device="cpu")
-    assert left_out(request)["fusion"] == missing
+    assert find_omitted_tasks(request)["fusion"] == missing
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     refused(f"--tasks fusion: {missing}", copy, "finetune", "fusion", more=more)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
@@ -424,7 +428,7 @@ def test_fusion_needs_the_linear_scores_of_its_own_run_or_that_task_before_it(
     runs = {}
     for stream in ("bone", "motion"):
         runs[stream] = tmp_path / stream
-        pretrain(options(runs[stream], "train.epochs=1", stream=stream))
+        pretrain(options(runs[stream], "train.epochs=1", streams=(stream,)))
         ask(runs[stream], "linear", more=("baselines=false",))
     more = ("baselines=false", *(f"fusion.{stream}={folder}" for stream, folder in runs.items()))
     message = (
@@ -436,7 +440,7 @@ def test_fusion_needs_the_linear_scores_of_its_own_run_or_that_task_before_it(
     assert not (own / "results").exists()
     assert [row.task for row in ask(own, "linear", "fusion", more=more)] == ["linear", "fusion"]
     request = EvaluateOptions(run=own, tasks=("fusion",), overrides=SHORT, device="cpu")
-    for ask_again in (evaluate, finished):
+    for ask_again in (evaluate, find_finished_scores):
         with pytest.raises(SkelstreamError, match=r"^--tasks fusion: --set fusion\.bone=RUN and fusion\.motion=RUN"):
             ask_again(request)
 
@@ -445,7 +449,7 @@ def test_a_share_of_the_labels_without_a_sample_is_refused_and_told_by_all(own: 
     message = "label fraction: found 0.01 of 32 samples, which is none, expected one"
     refused(f"--tasks semi: {message}", own, "semi", more=("semi.fractions=[0.01,0.5]",))
     request = EvaluateOptions(run=own, tasks=("all",), overrides=("semi.fractions=[0.01,0.5]",), device="cpu")
-    assert left_out(request)["semi"] == message
+    assert find_omitted_tasks(request)["semi"] == message
     refused(
         "--tasks semi: semi.fractions: found [0.5, 0.5], expected each once",
         *(own, "semi"),
@@ -465,7 +469,7 @@ def test_a_share_of_the_labels_without_a_class_tells_which(own: Path) -> None:
 def test_a_share_of_the_labels_with_one_class_alone_is_refused_and_told_by_all(own: Path) -> None:
     more = ("semi.fractions=[0.5,0.05]", 'semi.sampling=["stratified","unstratified"]')
     request = EvaluateOptions(run=own, tasks=("all",), overrides=(*SHORT, *more), device="cpu")
-    reason = left_out(request)["semi"]
+    reason = find_omitted_tasks(request)["semi"]
     assert re.fullmatch(
         r"unstratified label fraction 0\.05, draw 0: ntu60 xview: found training samples of class \d+ alone, expected"
         r" two classes or more",

@@ -10,20 +10,17 @@ import numpy.typing as npt
 import pytest
 from sklearn.svm import LinearSVC
 
-from flows.evaluate import EvaluateOptions, evaluate
-from flows.pretrain import PretrainOptions, pretrain
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions, PretrainOptions
+from flows.pretrain import pretrain
 from models.evaluation.results import TaskResult
 from pipelines.conversion.convert import convert
 from pipelines.synthetic import ntu, synthesize
+from tests.flows.conftest import METHOD
 
 # PCM3++ (arXiv 2406.02978), from 0; its text says 20, its list has 23
 NOVEL = [60, 61, 66, 69, 72, 78, 79, 80, 84, 90, 91, 95, 96, 98, 99, 100, 102, 106, 108, 111, 113, 114, 115]
 OTHERS = [0, 62, 119]
-TINY = (
-    *("objective.encoder.hidden=8", "objective.queue_size=32", "train.batch_size=16", "train.epochs=2"),
-    *("train.milestones=[1]", "train.post.epochs=0", "train.checkpoint_every=1", "views.frames=16"),
-    *("views.clip_frames=4", "views.min_frames=8"),
-)
 EPISODES = 40
 
 
@@ -45,7 +42,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         raw = synthesize("ntu", folder / "raw", subjects=4, classes=26, samples=12 * 26, seed=0, zipped=False)
     store = convert("ntu", [raw], folder / "data", workers=0).folder
     known: dict[str, Any] = {"data": store, "dataset": "ntu120", "protocol": "xset", "device": "cpu"}
-    pretrain(PretrainOptions(run=folder / "run", overrides=TINY, **known))
+    short = ("train.batch_size=16", "train.checkpoint_every=1")
+    pretrain(PretrainOptions(method=METHOD, run=folder / "run", overrides=short, **known))
     return folder / "run"
 
 

@@ -1,26 +1,46 @@
 """Every option that is a path expands `~`, wherever it comes from: a command, a YAML file, a form of Prefect's."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from flows.benchmark.config import BenchmarkConfig, BenchmarkOptions, read_benchmark
+from flows.benchmark.config import BenchmarkConfig, read_benchmark
 from flows.cli.main import main
-from flows.distill import DistillOptions
-from flows.evaluate import EvaluateOptions
-from flows.exchange.export import ExportOptions
-from flows.exchange.released import ImportOptions
-from flows.options import LoaderOptions
-from flows.preprocess import PreprocessOptions
-from flows.pretrain import AlsoOptions, PretrainOptions
+from flows.config import SourceConfig
+from flows.options import (
+    AlsoOptions,
+    BenchmarkOptions,
+    CompareOptions,
+    DemoOptions,
+    DiffOptions,
+    DistillOptions,
+    EvaluateOptions,
+    ExportOptions,
+    ImportOptions,
+    ListOptions,
+    LoaderOptions,
+    PlanOptions,
+    PreprocessOptions,
+    PretrainOptions,
+    PruneOptions,
+    RepairOptions,
+    ReportOptions,
+    ServeOptions,
+    StatsOptions,
+    SynthOptions,
+    VerifyOptions,
+    ViewOptions,
+)
 from flows.tasks.config import FusionConfig
 from pipelines.augmentations.occlusion import StoredOcclusion
 
 DATA: dict[str, Any] = {"data": "~/x", "dataset": "ntu60", "protocol": "xview"}
 PATHS: list[tuple[type[BaseModel], dict[str, Any], tuple[str, ...]]] = [
-    (PretrainOptions, DATA | {"run": "~/x"}, ("data", "run")),
+    (PretrainOptions, DATA | {"run": "~/x", "init_from": "~/x"}, ("data", "run", "init_from")),
     (AlsoOptions, DATA, ("data",)),
     (EvaluateOptions, {"run": "~/x", "data": "~/x"}, ("run", "data")),
     (DistillOptions, {"run": "~/x", "data": "~/x"}, ("run", "data")),
@@ -29,6 +49,19 @@ PATHS: list[tuple[type[BaseModel], dict[str, Any], tuple[str, ...]]] = [
     (PreprocessOptions, {"source": "ntu", "raw": ["~/x"], "out": "~/x", "scratch": "~/x"}, ("raw", "out", "scratch")),
     (LoaderOptions, {"cache": "~/x"}, ("cache",)),
     (BenchmarkOptions, {"file": "~/x"}, ("file",)),
+    (DemoOptions, {"out": "~/x"}, ("out",)),
+    (SynthOptions, {"source": "ntu", "out": "~/x"}, ("out",)),
+    (PlanOptions, {"source": "ntu", "raw": ["~/x"], "out": "~/x"}, ("raw", "out")),
+    (VerifyOptions, {"data": "~/x", "deep": ["~/x"]}, ("data", "deep")),
+    (RepairOptions, {"data": "~/x", "raw": ["~/x"]}, ("data", "raw")),
+    (StatsOptions, {"data": "~/x", "html": "~/x", "json_file": "~/x"}, ("data", "html", "json_file")),
+    (DiffOptions, {"a": "~/x", "b": "~/x", "csv": "~/x"}, ("a", "b", "csv")),
+    (ViewOptions, {"data": "~/x", "key": "a", "views": "~/x", "out": "~/x"}, ("data", "views", "out")),
+    (CompareOptions, {"results": ["~/x"]}, ("results",)),
+    (ReportOptions, {"runs": ["~/x"], "out": "~/x"}, ("runs", "out")),
+    (ListOptions, {"folders": ["~/x"]}, ("folders",)),
+    (PruneOptions, {"folders": ["~/x"]}, ("folders",)),
+    (ServeOptions, {"files": ["~/x"]}, ("files",)),
     (
         BenchmarkConfig,
         {"name": "a", "data": "~/x", "runs": "~/x", "methods": ["pcm3"], "datasets": ["ntu60/xview"]},
@@ -47,8 +80,10 @@ def test_a_path_option_expands_the_home_folder(
     for options in (model(**values), model.model_validate_json(model(**values).model_dump_json())):
         for name in names:
             found = getattr(options, name)
-            assert (found[0] if isinstance(found, tuple) else str(found)) == "/home/ada/x", name
-    nobody = {name: ["~nobody-by-this-name"] if name == "raw" else "~nobody-by-this-name" for name in names}
+            assert str(found[0] if isinstance(found, tuple) else found) == "/home/ada/x", name
+    nobody = {
+        name: ["~nobody-by-this-name"] if isinstance(values[name], list) else "~nobody-by-this-name" for name in names
+    }
     with pytest.raises(ValidationError, match="found no home folder"):
         model(**(values | nobody))
 
@@ -92,3 +127,25 @@ def test_a_home_folder_that_is_not_there_is_refused_by_the_command(capsys: pytes
             main(words)
         assert caught.value.code == 2
         assert "found no home folder" in capsys.readouterr().err
+
+
+def test_the_options_import_nothing_that_takes_long() -> None:
+    code = "import sys, flows.options; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "pydantic" in loaded
+    assert not {"torch", "numpy", "prefect", "fsspec", "pipelines", "models", "flows.config"} & set(loaded)
+
+
+def test_a_further_source_has_the_options_of_a_source_and_where_its_store_lies() -> None:
+    own, shared = AlsoOptions.model_fields, SourceConfig.model_fields
+    assert list(own) == [*shared, "data"]
+    ours, theirs = (model.model_json_schema()["properties"] for model in (AlsoOptions, SourceConfig))
+    for name in shared:
+        described, known = ours[name], theirs[name]
+        assert {key: value for key, value in described.items() if key != "description"} == known
+
+
+def test_a_further_source_is_also_read_from_text() -> None:
+    assert AlsoOptions.model_validate("ntu120/xsub") == AlsoOptions(dataset="ntu120", protocol="xsub")
+    whole = AlsoOptions(dataset="ntu120", protocol="xsub", weight=0.5, data="s3://bucket/data")
+    assert AlsoOptions.model_validate("ntu120/xsub=0.5@s3://bucket/data") == whole

@@ -24,9 +24,10 @@ from flows.deployments.demo import demo_flow
 from flows.deployments.evaluate import evaluate_flow
 from flows.deployments.preprocess import preprocess_flow
 from flows.deployments.pretrain import pretrain_flow
-from flows.evaluate import EvaluateOptions, evaluate, finished
-from flows.preprocess import PreprocessOptions
-from flows.pretrain import PretrainOptions
+from flows.evaluate import evaluate, find_finished_scores
+from flows.evaluate import resolve as resolve_scores
+from flows.options import EvaluateOptions, PreprocessOptions, PretrainOptions
+from flows.pretrain import resolve
 from flows.service import tracking
 from flows.service.recovery import MAX_RUNS, GivenUpError, begin
 from flows.service.serve import FLOWS
@@ -81,8 +82,10 @@ def test_pretrain_makes_the_same_checkpoint(run: Path, options: Callable[..., Pr
     assert state.result() == str(tmp_path / "run" / expected)
     assert (tmp_path / "run" / expected).read_bytes() == (run / expected).read_bytes()
     flow_run, seen = shown(state)
-    assert flow_run.name == "pcm3pp ntu60 xview joint seed 0"
-    assert {"method:pcm3pp", "dataset:ntu60", "protocol:xview", "stream:joint", "run:run"} <= set(flow_run.tags)
+    assert flow_run.name == "pcm3pp+tiny+no-post ntu60 xview joint seed 0"
+    assert {"method:pcm3pp+tiny+no-post", "dataset:ntu60", "protocol:xview", "stream:joint", "run:run"} <= set(
+        flow_run.tags
+    )
     assert seen["run-progress"].data == 100
     assert [row["epoch"] for row in json.loads(str(seen["run-epochs"].data))] == [1, 2]
     assert (tmp_path / "run").as_uri() in str(seen["run-folder"].data)
@@ -109,12 +112,12 @@ def test_evaluate_gives_the_same_scores(run: Path, tmp_path: Path) -> None:
     plain = evaluate(EvaluateOptions(run=tmp_path / "plain", **wanted))
     state = evaluate_flow(EvaluateOptions(run=tmp_path / "flow", **wanted), progress=False, return_state=True)
     assert state.result() == str(tmp_path / "flow" / "results")
-    stored = finished(EvaluateOptions(run=tmp_path / "flow", **wanted))
+    stored = find_finished_scores(EvaluateOptions(run=tmp_path / "flow", **wanted))
     assert stored is not None
     assert [result.scores for result in stored] == [result.scores for result in plain]
     flow_run, seen = shown(state)
-    assert flow_run.name == "retrieval: pcm3pp ntu60 xview joint seed 0"
-    assert {"method:pcm3pp", "dataset:ntu60", "run:flow"} <= set(flow_run.tags)
+    assert flow_run.name == "retrieval: pcm3pp+tiny+no-post ntu60 xview joint seed 0"
+    assert {"method:pcm3pp+tiny+no-post", "dataset:ntu60", "run:flow"} <= set(flow_run.tags)
     assert seen["flow-scores-progress"].data == 100
     (row,) = json.loads(str(seen["flow-scores"].data))
     assert row["trained"] == f"{100 * plain[0].scores['accuracy']:.1f} %"
@@ -140,7 +143,7 @@ def test_the_demo_goes_the_whole_path_and_reuses_it(
             "objective.queue_size=32",
             "train.batch_size=16",
             "train.epochs=1",
-            "train.post.epochs=0",
+            "train.stages.post.epochs=0",
             "views.frames=16",
             "views.mask_segments=8",
             "views.clip_frames=4",
@@ -294,8 +297,9 @@ def test_the_deployed_evaluation_scores_the_deployed_pre_training() -> None:
     assert evaluate["run"] == pretrain["run"]
     options = PretrainOptions.model_validate(pretrain)
     assert options.resume, "a run that is scheduled again has to go on"
-    assert options.resolve().train.epochs == 451
-    assert EvaluateOptions.model_validate(evaluate).resolve().baselines
+    trained = resolve(options)
+    assert trained.train.epochs == 451
+    assert resolve_scores(EvaluateOptions.model_validate(evaluate), trained).baselines
 
 
 def test_the_benchmark_is_scheduled_each_night() -> None:

@@ -22,20 +22,24 @@ import flows
 from flows import build, run_folder
 from flows.build import pick_device, pick_loader
 from flows.config import first_difference, read_config
+from flows.evaluate import evaluate
 from flows.exchange.export import export
-from flows.options import LoaderOptions
-from flows.pretrain import PretrainOptions, finished, pretrain, summary
+from flows.options import EvaluateOptions, LoaderOptions, PretrainOptions
+from flows.pretrain import find_finished_run, pretrain, resolve, summary
 from flows.run_folder import read_run, revision
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.runlog import LOG, TIME_FIELDS, read_log
 from pipelines.conversion.convert import convert
 from pipelines.loaders.loader import ViewLoader
 from pipelines.synthetic import synthesize
+from shards.amounts import describe_bytes
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError, StoreError
 from shards.manifest import read_manifest
 
 Make = Callable[..., PretrainOptions]
+
+STAGED = "pcm3pp+tiny"
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -62,7 +66,7 @@ def interrupted(options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_folder_says_what_it_is(run: Path, store: Path, options: Make) -> None:
     config = read_config(run / "config.json")
-    assert first_difference(config, options(run).resolve()) is None
+    assert first_difference(config, resolve(options(run))) is None
     assert (config.objective.encoder.hidden, config.train.epochs, config.data.stream) == (8, 2, "joint")
     record, manifest = read_run(run), read_manifest(store)
     assert (record.fingerprint, record.recipe) == (manifest.fingerprint, "pcm3")
@@ -114,13 +118,13 @@ def test_a_complete_run_is_found_and_left_as_it_is(run: Path, options: Make) -> 
     before = contents(run)
     result = pretrain(options(run))
     assert (result.epochs, result.steps, result.checkpoint) == (2, 8, run / "checkpoints" / "epoch_0002.pt")
-    assert pretrain(options(run, resume=True)) == result == finished(options(run))
+    assert pretrain(options(run, resume=True)) == result == find_finished_run(options(run))
     assert contents(run) == before
     assert summary(result) == f"{result.checkpoint}: 2 epochs, 8 steps"
 
 
 def test_nothing_is_finished_where_nothing_is(options: Make, tmp_path: Path) -> None:
-    assert finished(options(tmp_path / "new")) is None
+    assert find_finished_run(options(tmp_path / "new")) is None
     assert not (tmp_path / "new").exists()
 
 
@@ -128,9 +132,12 @@ def test_another_configuration_is_refused_with_the_differing_key(run: Path, opti
     before = contents(run)
     for changed, message in (
         (options(run, "train.lr=0.5"), r"train\.lr is 0\.02 there and 0\.5 here"),
-        (options(run, stream="bone"), r"data\.stream is 'joint' there and 'bone' here"),
+        (options(run, streams=("bone",)), r"data\.streams is \['joint'\] there and \['bone'\] here"),
         (options(run, protocol="xsub"), r"data\.protocol is 'xview' there and 'xsub' here"),
-        (options(run, method="pcm3", resume=True), r"method is 'pcm3pp' there and 'pcm3' here"),
+        (
+            options(run, method="pcm3+tiny", resume=True),
+            r"method is 'pcm3pp\+tiny\+no-post' there and 'pcm3\+tiny' here",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             pretrain(changed)
@@ -138,14 +145,14 @@ def test_another_configuration_is_refused_with_the_differing_key(run: Path, opti
 
 
 def test_a_run_goes_on_into_its_second_stage_and_keeps_the_end_of_the_first(options: Make, tmp_path: Path) -> None:
-    ours = options(tmp_path / "run", "train.post.epochs=2", "train.keep_checkpoints=1")
+    ours = options(tmp_path / "run", "train.stages.post.epochs=2", "train.keep_checkpoints=1", method=STAGED)
     result = pretrain(ours)
     assert result == dataclasses.replace(result, epochs=4, steps=16, checkpoint=ours.run / "checkpoints/epoch_0004.pt")
     names = [path.name for path in sorted((ours.run / "checkpoints").iterdir())]
     assert names == ["epoch_0002.pt", "epoch_0004.pt"]
-    assert finished(ours) == dataclasses.replace(result, curves=())
+    assert find_finished_run(ours) == dataclasses.replace(result, curves=())
     result.checkpoint.unlink()
-    assert finished(ours) is None  # the first stage alone is no complete run
+    assert find_finished_run(ours) is None  # the first stage alone is no complete run
     again = pretrain(ours.model_copy(update={"resume": True}))
     assert [untimed(line) for line in again.curves] == [untimed(line) for line in result.curves]
     assert (again.epochs, again.checkpoint) == (4, result.checkpoint)
@@ -154,14 +161,15 @@ def test_a_run_goes_on_into_its_second_stage_and_keeps_the_end_of_the_first(opti
 def test_a_second_stage_added_to_a_complete_run_is_that_of_a_run_that_had_it_from_the_start(
     options: Make, tmp_path: Path
 ) -> None:
-    whole = pretrain(options(tmp_path / "whole", "train.post.epochs=1"))
-    pretrain(options(tmp_path / "run"))
-    added = pretrain(options(tmp_path / "run", "train.post.epochs=1", resume=True))
+    none, one = "train.stages.post.epochs=0", "train.stages.post.epochs=1"
+    whole = pretrain(options(tmp_path / "whole", one, method=STAGED))
+    pretrain(options(tmp_path / "run", none, method=STAGED))
+    added = pretrain(options(tmp_path / "run", one, method=STAGED, resume=True))
     states = [load_checkpoint(result.checkpoint).objective for result in (whole, added)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert read_config(tmp_path / "run" / "config.json").train.post.epochs == 1
-    assert finished(options(tmp_path / "run", "train.post.epochs=1")) is not None
+    assert read_config(tmp_path / "run" / "config.json").train.stages[0].epochs == 1
+    assert find_finished_run(options(tmp_path / "run", one, method=STAGED)) is not None
     # the end of the first stage is still a checkpoint of this run
     first = tmp_path / "run" / "checkpoints" / "epoch_0002.pt"
     assert (
@@ -190,9 +198,11 @@ def test_a_resumed_run_reads_the_tensors_of_its_checkpoint_once(
 
 
 def test_a_checkpoint_of_another_method_is_refused(interrupted: Path, options: Make) -> None:
-    other = options(interrupted, method="pcm3pp+no-guidance", resume=True)
-    (interrupted / "config.json").write_text(other.resolve().model_dump_json())  # as if somebody had copied it there
-    with pytest.raises(CheckpointError, match=r"epoch_0001_step_000002\.pt.*pcm3pp.*pcm3pp\+no-guidance"):
+    other = options(interrupted, method="pcm3pp+tiny+no-post+no-guidance", resume=True)
+    (interrupted / "config.json").write_text(resolve(other).model_dump_json())  # as if somebody had copied it there
+    with pytest.raises(
+        CheckpointError, match=r"epoch_0001_step_000002\.pt.*pcm3pp\+tiny\+no-post.*pcm3pp\+tiny\+no-post\+no-guidance"
+    ):
         pretrain(other)
 
 
@@ -201,7 +211,7 @@ def test_an_interrupted_run_is_refused_without_resume(interrupted: Path, options
     assert path is not None
     assert path.name == "epoch_0001_step_000002.pt"
     before = contents(interrupted)
-    assert finished(options(interrupted)) is None
+    assert find_finished_run(options(interrupted)) is None
     with pytest.raises(ConfigError, match=f"holds an unfinished run .{path.name}.; go on with --resume"):
         pretrain(options(interrupted))
     assert contents(interrupted) == before
@@ -308,9 +318,9 @@ def test_a_folder_in_which_nothing_was_trained_takes_any_configuration(
     tree["train"]["batch_size"] = 2
     (run / "config.json").write_text(json.dumps(tree))
     corrected = options(run, "train.lr=0.1", "train.epochs=1", "objective.encoder.hidden=4")
-    assert finished(corrected) is None
+    assert find_finished_run(corrected) is None
     pretrain(corrected)
-    assert read_config(run / "config.json") == corrected.resolve()
+    assert read_config(run / "config.json") == resolve(corrected)
     with pytest.raises(ConfigError, match=r"holds a run with another configuration: objective\.encoder\.hidden is 4"):
         pretrain(options(run, resume=True))
 
@@ -362,6 +372,27 @@ def test_a_run_that_another_process_has_trained_meanwhile_is_not_overwritten(
     assert read_config(run / "config.json").objective.encoder.hidden == 8
 
 
+def test_a_run_of_an_older_version_is_refused_with_one_error_that_says_so(
+    run: Path, options: Make, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(run, tmp_path / "run"))
+    tree = json.loads((old / "config.json").read_text())
+    for part in (tree["objective"], tree["objective"]["encoder"], tree["views"], tree["train"]["optimizer"]):
+        del part["kind"]
+    (old / "config.json").write_text(json.dumps(tree))
+    before = contents(old)
+    message = f"^{old / 'config.json'}: found a run of an older version of skelstream, expected one of this version"
+    for command in (
+        lambda: pretrain(options(old, resume=True)),
+        lambda: evaluate(EvaluateOptions(run=old, device="cpu")),
+        lambda: export(old, None, tmp_path / "export"),
+    ):
+        with pytest.raises(ConfigError, match=message) as caught:
+            command()
+        assert "\n" not in str(caught.value)
+    assert contents(old) == before
+
+
 def test_the_configuration_of_another_program_is_not_overwritten(options: Make, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match=r"found no readable run\.json .*, expected the folder of a pre-training run"):
@@ -383,10 +414,12 @@ def test_a_probe_that_could_only_score_nothing_is_refused_before_a_folder_is_mad
     assert pretrain(options(tmp_path / "run", "train.epochs=1", data=data)).epochs == 1
 
 
-@pytest.mark.parametrize("override", ["method=pcm3", "data.dataset=ntu120", "data.protocol=xsub", "data.stream=bone"])
+@pytest.mark.parametrize(
+    "override", ["method=pcm3", "data.dataset=ntu120", "data.protocol=xsub", 'data.streams=["bone"]']
+)
 def test_what_has_an_option_of_its_own_is_not_set_by_an_override(options: Make, tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="have options of their own"):
-        options(tmp_path / "run", override).resolve()
+        resolve(options(tmp_path / "run", override))
 
 
 def test_a_store_that_does_not_serve_the_data_set_is_refused(options: Make, tmp_path: Path, store: Path) -> None:
@@ -425,7 +458,7 @@ def test_all_loaders_train_alike_on_every_stream(options: Make, tmp_path: Path, 
     terms = {}
     for loader in ("resident", "stream", "dali"):
         choice = LoaderOptions.model_validate({"loader": loader})
-        pretrain(options(tmp_path / loader, "train.log_every=1", stream=stream, loader=choice))
+        pretrain(options(tmp_path / loader, "train.log_every=1", streams=(stream,), loader=choice))
         lines = [json.loads(line) for line in (tmp_path / loader / LOG).read_text().splitlines()]
         terms[loader] = [line["terms"] for line in lines if line["kind"] == "step"]
         assert len(terms[loader]) == 8
@@ -446,7 +479,7 @@ def test_an_interrupted_run_goes_on_with_another_loader(
 
 
 def test_pcm3_trains_without_the_clip_pair(options: Make, tmp_path: Path) -> None:
-    pretrain(options(tmp_path / "run", "train.epochs=1", method="pcm3"))
+    pretrain(options(tmp_path / "run", "train.epochs=1", method="pcm3+tiny"))
     assert "clip" not in read_log(tmp_path / "run")[0]["terms"]
 
 
@@ -468,8 +501,10 @@ def test_a_split_is_resident_when_it_takes_a_quarter_of_the_memory_at_most(
     split: Any = SimpleNamespace(num_frames=frames, dtype=np.dtype(dtype))
     kind, why = pick_loader(split, "auto", cpu)
     assert kind == expected
-    assert re.fullmatch(
-        r"the split's frames take \S+ [MGk]+B of the \S+ [MGk]+B of memory on cpu, (at most|more than) a quarter", why
+    quarter = "at most" if expected == "resident" else "more than"
+    needed = describe_bytes(frames * (600 if dtype == "float32" else 300))
+    assert (
+        why == f"the split's frames take {needed} of the {describe_bytes(memory)} of memory on cpu, {quarter} a quarter"
     )
     for named in ("resident", "stream", "dali"):
         assert pick_loader(split, named, cpu) == (named, "as asked for")

@@ -1,6 +1,6 @@
 """Online scores look on: a run that has them is, to the bit, the run that has none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import flows.pretrain
-from flows.pretrain import PretrainOptions, pretrain
+from flows.options import PretrainOptions
+from flows.pretrain import pretrain
+from models.encoders.encoder import Encoder
 from models.training.checkpoint import load_checkpoint
+from models.training.engine import Probe
 from models.training.runlog import TIME_FIELDS, read_log
 from pipelines.loaders.loader import ViewLoader
 from shards.batch import Views
@@ -65,12 +68,13 @@ def test_a_probe_leaves_mode_statistics_and_weights_of_the_encoder(
         modes = [module.training for module in encoder.modules()]
         return modes, {name: x.clone() for name, x in encoder.state_dict().items()}, torch.get_rng_state()
 
-    def watched(*arguments: Any) -> Callable[[nn.Module], dict[str, float]]:
+    def watched(*arguments: Any) -> Probe:
         probe = make(*arguments)
 
-        def call(encoder: nn.Module) -> dict[str, float]:
+        def call(encoders: Mapping[str, Encoder]) -> dict[str, float]:
+            (encoder,) = encoders.values()
             before = snapshot(encoder)
-            scores = probe(encoder)
+            scores = probe(encoders)
             calls.append((before, snapshot(encoder)))
             return scores
 

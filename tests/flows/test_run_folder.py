@@ -29,18 +29,22 @@ def test_a_lock_without_room_names_the_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("at", ["shards.files.sync"])
+@pytest.mark.parametrize("passed", [0, 2])  # at a file in the folder, or once that file and what it lies in are synced
 def test_a_folder_that_cannot_become_whole_is_named_as_the_user_did_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, at: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passed: int
 ) -> None:
+    synced: list[Path] = []
+
     def refuse(path: Path) -> None:
-        raise OSError(number, os.strerror(number))
+        if len(synced) == passed:
+            raise OSError(number, os.strerror(number))
+        synced.append(path)
 
     def write() -> None:
         with whole_folder(tmp_path / "out") as folder:
             write_atomic(folder / "content", b"new")
 
-    monkeypatch.setattr(at, refuse)
+    monkeypatch.setattr("shards.files.sync", refuse)
     with pytest.raises(DiskError) as caught:
         write()
     assert str(caught.value).startswith(f"{tmp_path / 'out'}: found ")

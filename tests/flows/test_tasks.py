@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import flows.evaluate
-from flows.evaluate import EvaluateOptions, evaluate, finished, left_out, table
+from flows.evaluate import evaluate, find_finished_scores, find_omitted_tasks, table
+from flows.options import EvaluateOptions, PretrainOptions
 from flows.pages.report import write_report
 from flows.pages.report.runs import group_runs, read_runs
 from flows.pages.report.score_figures import level_charts, reliability, timelines
-from flows.pretrain import PretrainOptions, pretrain
+from flows.pretrain import pretrain
 from flows.tasks.registry import TASKS
 from models.evaluation.class_scores import read_class_scores
 from models.evaluation.results import TaskResult
@@ -61,13 +62,13 @@ def scored(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(scored: Path) -> dict[str, list[TaskResult]]:
-    found = finished(ask(scored))
+    found = find_finished_scores(ask(scored))
     assert found is not None
     return {name: [row for row in found if row.task == name] for name in TASKS}
 
 
 def test_all_tasks_are_those_that_run_and_data_allow_and_the_others_are_told(scored: Path) -> None:
-    reasons = left_out(ask(scored))
+    reasons = find_omitted_tasks(ask(scored))
     assert set(reasons) == {"transfer", "detection", "fusion"}
     assert "expected a finished store of source pkummd2" in reasons["transfer"]
     assert "expected a finished store of source pkummd1" in reasons["detection"]
@@ -207,13 +208,13 @@ def test_three_streams_are_fused_from_the_class_scores_of_three_runs(
     runs = {}
     for stream in ("bone", "motion"):
         runs[stream] = tmp_path / stream
-        pretrain(options(runs[stream], stream=stream))
+        pretrain(options(runs[stream], streams=(stream,)))
         evaluate(ask(runs[stream], "linear"))
     named = tuple(f"fusion.{stream}={folder}" for stream, folder in runs.items())
     shutil.copytree(scored, tmp_path / "joint")
     request = ask(tmp_path / "joint", "fusion", overrides=(*SHORT, *named))
     (row,) = evaluate(request)
-    assert finished(request) == [row]
+    assert find_finished_scores(request) == [row]
     folders = {"joint": tmp_path / "joint", **runs}
     scores = {
         stream: read_class_scores(folder / "results" / "class-scores" / "linear-trained-seed-0.npz")
@@ -226,7 +227,7 @@ def test_three_streams_are_fused_from_the_class_scores_of_three_runs(
     assert row.scores["bone"] == pytest.approx(float((scores["bone"].values.argmax(1) == label).float().mean()))
     of_bone = runs["bone"] / "results" / "linear.json"
     of_bone.write_text(of_bone.read_text().replace(row.details["checkpoints"]["bone"], "0" * 64))
-    assert finished(request) is None
+    assert find_finished_scores(request) is None
     with pytest.raises(ConfigError, match="found a run on ntu60 xview motion, expected ntu60 xview bone"):
         evaluate(
             ask(
@@ -280,7 +281,7 @@ def test_detection_and_transfer_use_the_stores_beside_the_runs(run: Path, store:
     assert set(rows[0].scores) >= {"mAP@0.1", "mAP@0.5", "mAP_action@0.1", "F1@0.5", "2DAP"}
     assert all(0 <= value <= 1 for row in rows for value in row.scores.values())
     assert rows[2].details["dataset"] == "pkummd1"
-    assert finished(request) == rows
+    assert find_finished_scores(request) == rows
     lines = (tmp_path / "run" / "results" / "detections" / "trained-seed-0.csv").read_text().splitlines()
     assert lines[0] == "video,class,start,stop,score"
     assert len(lines) == 1 + int(rows[0].details["detections"])  # type: ignore[arg-type]  # a count
@@ -289,7 +290,7 @@ def test_detection_and_transfer_use_the_stores_beside_the_runs(run: Path, store:
     assert all("pkummd1: " in figure and "truth" in figure for figure in figures)
     (folder,) = data.glob("pkummd1-*")
     for name in ("detection", "transfer"):
-        assert finished(request.model_copy(update={"tasks": (name,)})) is not None
+        assert find_finished_scores(request.model_copy(update={"tasks": (name,)})) is not None
         path = tmp_path / "run" / "results" / f"{name}.json"
         path.write_text(path.read_text().replace(read_manifest(folder).fingerprint, "0" * 12))
-        assert finished(request.model_copy(update={"tasks": (name,)})) is None
+        assert find_finished_scores(request.model_copy(update={"tasks": (name,)})) is None

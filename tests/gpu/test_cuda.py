@@ -7,20 +7,25 @@ from typing import Any
 import pytest
 import torch
 
-from models.encoders.gru import EncoderConfig, GRUEncoder
+from flows.build import build_objective
+from flows.config import DataConfig
+from flows.recipes import recipe
+from flows.recipes.method import METHODS
+from flows.recipes.pcm3 import PCM3PPViewsConfig
+from models.encoders.gru import GRUConfig, GRUEncoder
 from models.evaluation.features import extract_features
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.engine import train
 from models.training.schedule import TrainConfig
 from pipelines.augmentations.draws import uniform
 from pipelines.views import make_views
-from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from shards.batch import RaggedBatch, Views
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
 DEFAULT = PCM3PPViewsConfig()
-CONFIG = PCM3PPConfig(encoder=EncoderConfig(hidden=64), queue_size=256)
+CONFIG = PCM3PPConfig(encoder=GRUConfig(hidden=64), queue_size=256)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +48,7 @@ def ragged(device: str, samples: int = 16) -> RaggedBatch:
 
 
 def views(device: str, step: int = 0, config: PCM3PPViewsConfig = DEFAULT) -> Views:
-    return make_views(ragged(device), config.spec("joint"), seed=3, epoch=1, step=step)
+    return make_views(ragged(device), config.spec(("joint",)), seed=3, epoch=1, step=step)
 
 
 def test_draws_are_the_same_bits_on_both_devices() -> None:
@@ -64,14 +69,35 @@ def test_a_step_gives_the_terms_and_gradients_of_the_cpu() -> None:
     results = {}
     for device in ("cpu", "cuda"):
         objective = PCM3PP(CONFIG, seed=0).to(device)
-        terms = objective(views(device), objective.draw(0, 0, 0, 16)).terms
+        objective.before_step(TrainConfig().progress(0, 0, 1))
+        outcome = objective(views(device), objective.draw(0, 0, 0, 16))
+        terms = outcome.terms
         torch.stack(list(terms.values())).sum().backward()
+        objective.after_step(outcome)
         results[device] = (
             {name: term.detach().cpu() for name, term in terms.items()},
             {name: p.grad.norm().cpu() for name, p in objective.named_parameters() if p.grad is not None},
             objective.queue.keys.cpu(),
         )
     torch.testing.assert_close(results["cuda"], results["cpu"], atol=1e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_of_every_method_gives_the_terms_and_gradients_of_the_cpu(method: str) -> None:
+    config = recipe(f"{method}+tiny", DataConfig(dataset="ntu60", protocol="xview"))
+    results = {}
+    for device in ("cpu", "cuda"):
+        objective = build_objective(config).to(device)
+        spec = config.views.spec(config.data.streams)
+        batch = make_views(ragged(device, config.train.batch_size), spec, seed=3, epoch=0, step=0)
+        # evaluation mode: each device draws its own dropout
+        outcome = objective.eval()(batch, objective.draw(0, 0, 0, len(batch)))
+        torch.stack(list(outcome.terms.values())).sum().backward()
+        results[device] = (
+            {name: term.detach().cpu() for name, term in outcome.terms.items()},
+            {name: p.grad.norm().cpu() for name, p in objective.named_parameters() if p.grad is not None},
+        )
+    torch.testing.assert_close(results["cuda"], results["cpu"], atol=1e-3, rtol=5e-3)
 
 
 class _Epochs:
@@ -102,10 +128,10 @@ def test_the_encoder_gives_the_outputs_and_gradients_of_the_cpu_also_from_two_st
     x = torch.randn(12, 30, 150, generator=torch.Generator().manual_seed(0))
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
-        encoder = GRUEncoder(EncoderConfig.model_validate({"hidden": 96, "direction": direction})).to(device)
+        encoder = GRUEncoder(GRUConfig.model_validate({"hidden": 96, "direction": direction})).to(device)
         for _ in range(3):  # memory of one stream given to the other too early would show in a later turn
             encoder.zero_grad()
-            y = encoder(x.to(device))
+            y = encoder(x.to(device)).frames
             y.square().sum().backward()
         found[device] = [y.detach().cpu(), *(p.grad.cpu() for p in encoder.parameters() if p.grad is not None)]
     for ours, expected in zip(found["cuda"], found["cpu"], strict=True):

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from flows.recipes.pcm3 import PCM3PPViewsConfig
 from pipelines.loaders.dali import DaliViews
 from pipelines.views import Block, make_views, needed_rows
-from pipelines.views.methods import PCM3PPViewsConfig
 from pipelines.views.spec import ViewSpec
 from shards.batch import RaggedBatch, Views
 from shards.skeleton import Stream
@@ -52,7 +52,7 @@ def views(spec: ViewSpec) -> DaliViews:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
 def test_views_are_those_of_torch_on_the_cpu(stream: Stream, dtype: torch.dtype) -> None:
-    spec, batch = PCM3PPViewsConfig(min_frames=8).spec(stream), ragged(dtype)
+    spec, batch = PCM3PPViewsConfig(min_frames=8).spec((stream,)), ragged(dtype)
     dali = views(spec)
     assert dali.report().startswith("DALI on the GPU makes base: crop, one_of")
     for block in (Block(0, 16, 16), Block(4, 8, 16)):
@@ -63,7 +63,7 @@ def test_views_are_those_of_torch_on_the_cpu(stream: Stream, dtype: torch.dtype)
 
 
 def test_steps_made_by_threads_on_streams_of_their_own_stay_as_they_are() -> None:
-    spec, batch, block = PCM3PPViewsConfig().spec("joint"), ragged(torch.float32), Block(0, 16, 16)
+    spec, batch, block = PCM3PPViewsConfig().spec(("joint",)), ragged(torch.float32), Block(0, 16, 16)
     dali = views(spec)
 
     def make(step: int) -> Views:

@@ -15,10 +15,10 @@ from pipelines.views.downstream import (
     EarlyConfig,
     OcclusionConfig,
     RobustnessConfig,
+    evaluation_spec,
     occluded_spec,
     up_axis,
 )
-from pipelines.views.methods import evaluation_spec
 from pipelines.views.spec import ViewSpec
 from shards.batch import RaggedBatch, unflatten
 from shards.errors import StoreError
@@ -83,6 +83,35 @@ def _streamed(x: Array, stream: Stream) -> Array:
 
 def _assert_equal(found: npt.NDArray[np.float32], expected: Array) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+@of_streams
+def test_a_random_view_is_cropped_as_without_and_turned_by_at_most_the_degrees(stream: Stream) -> None:
+    batch = _batch()
+    plain = _made(evaluation_spec("random", "joint", FRAMES), batch)
+    found = _made(evaluation_spec("random", "joint", FRAMES, degrees=20), batch)
+    streamed = _made(evaluation_spec("random", stream, FRAMES, degrees=20), batch)
+    for row in range(len(batch)):
+        of_row = found[row].astype(np.float64)
+        _assert_equal(streamed[row], _streamed(of_row, stream))
+        before, after = plain[row].reshape(-1, 3).astype(np.float64), of_row.reshape(-1, 3)
+        turn = np.linalg.lstsq(before, after, rcond=None)[0].T
+        _assert_equal(found[row].reshape(-1, 3), before @ turn.T)
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), rtol=0, atol=1e-4)
+        # x' = Rz Ry Rx x
+        angles = np.degrees(
+            [math.atan2(turn[2, 1], turn[2, 2]), -math.asin(turn[2, 0]), math.atan2(turn[1, 0], turn[0, 0])]
+        )
+        assert 0 < np.abs(angles).max() <= 20
+
+
+@of_streams
+def test_centre_views_show_the_share_that_is_asked_for_also_when_they_are_degraded(stream: Stream) -> None:
+    batch = _batch()
+    whole = _made(evaluation_spec("full", stream, FRAMES), batch)
+    assert np.array_equal(_made(evaluation_spec("centre", stream, FRAMES, centre_ratio=1.0, degrees=20), batch), whole)
+    turned = RobustnessConfig(rotated=(0.0,)).specs(stream, FRAMES, up="z", centre_ratio=1.0)["rotated"][0.0]
+    assert np.array_equal(_made(turned, batch), whole)
 
 
 @of_streams

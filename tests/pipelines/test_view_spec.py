@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from pipelines.augmentations.vocabulary import OPERATIONS
 from pipelines.views import make_views
-from pipelines.views.methods import METHODS, PCM3PPViewsConfig
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch
 
@@ -25,17 +24,6 @@ def _batch() -> RaggedBatch:
     frames = torch.randn(101, 2, 25, 3, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([3, 9, 12])
     return RaggedBatch(frames, length.cumsum(0) - length, length, ids, ids)
-
-
-@pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_specification_survives_being_written_as_json(method: str, stream: Any) -> None:
-    spec = METHODS[method](stream)
-    again = ViewSpec.model_validate_json(spec.model_dump_json())
-    assert again == spec
-    assert [type(o) for view in again.views for o in view.operations] == [
-        type(o) for view in spec.views for o in view.operations
-    ]
 
 
 def test_every_operation_names_its_source_and_is_known_by_its_kind() -> None:
@@ -152,32 +140,6 @@ def test_the_place_of_the_stream_among_the_operations_matters() -> None:
         step=0,
     ).views
     assert not torch.allclose(views["behind"], views["before"], atol=1e-2)
-
-
-def test_the_views_of_pcm3pp_are_those_of_the_paper() -> None:
-    spec = PCM3PPViewsConfig(corrupt_probability=0.3, clip_frames=8).spec("bone")
-    made = {view.name: (view.of, [operation.kind for operation in view.operations]) for view in spec.views}
-    assert made == {
-        "base": (None, ["crop", "one_of", "stream"]),
-        "key": (None, ["crop", "one_of", "stream"]),
-        "target": (None, ["crop", "shear", "stream"]),
-        "masked": ("target", ["body_part_mask"]),
-        "mix": ("base", ["pcm3_mix"]),
-        "clip": ("key", ["clip_mask"]),
-    }
-
-
-def test_what_is_mixed_and_hidden_alike_can_be_chosen() -> None:
-    def chosen(**options: Any) -> list[dict[str, Any]]:
-        views = {view.name: view for view in PCM3PPViewsConfig(**options).spec("joint").views}
-        return [views[n].operations[0].model_dump(exclude={"share", "probability"}) for n in ("mix", "masked")]
-
-    hidden = {"ratio": 0.6, "segments": 8, "scope": "batch", "persons": "main"}
-    assert chosen() == [{"kind": "pcm3_mix", "scope": "batch"}, {"kind": "body_part_mask", **hidden}]
-    other = {"ratio": 0.4, "segments": 4, "scope": "sample", "persons": "both"}
-    assert chosen(
-        mix_scope="sample", mask_granularity="joint", **{f"mask_{name}": value for name, value in other.items()}
-    ) == [{"kind": "pcm3_mix", "scope": "sample"}, {"kind": "tube_mask", **other}]
 
 
 def test_the_readme_lists_every_operation_and_its_example_is_a_specification() -> None:

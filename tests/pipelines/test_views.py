@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from flows.recipes.pcm3 import PCM3PPViewsConfig
 from pipelines.augmentations.draws import uniform
 from pipelines.augmentations.operation import Samples
 from pipelines.views import Block, draw_blend, make_views, needed_rows
-from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from shards.batch import RaggedBatch, Views, flatten, unflatten
 from shards.errors import ConfigError
 from shards.skeleton import BODY_PARTS, PARENTS, Stream
@@ -52,7 +53,7 @@ def _views(
     epoch: int = 2,
     step: int = 3,
 ) -> Views:
-    return make_views(batch, config.spec(stream), seed=seed, epoch=epoch, step=step)
+    return make_views(batch, config.spec((stream,)), seed=seed, epoch=epoch, step=step)
 
 
 def _evaluated(batch: RaggedBatch, crop: Literal["centre", "random", "full"], stream: Stream, epoch: int = 0) -> Views:
@@ -250,7 +251,7 @@ def test_a_samples_own_views_are_bit_equal_in_any_company(
 def test_the_ranks_together_see_the_views_of_the_whole_batch(
     total: int, world: int, step: int, stream: Stream, config: PCM3PPViewsConfig
 ) -> None:
-    spec = config.spec(stream)
+    spec = config.spec((stream,))
     ids = list(range(100, 100 + total))
     whole = _views(_batch(ids), stream, config, step=step)
     edges = [total * rank // world for rank in range(world + 1)]
@@ -354,7 +355,7 @@ def test_the_clip_keeps_a_run_of_the_key_view_and_nothing_else() -> None:
 def test_the_mixed_view_takes_its_weight_from_its_partner(step: int) -> None:
     batch = _batch(list(range(20, 28)))
     samples = Samples(batch.sample_id, batch.length)
-    blend = draw_blend(CONFIG.spec("joint"), samples, 8, seed=1, epoch=2, step=step)
+    blend = draw_blend(CONFIG.spec(("joint",)), samples, 8, seed=1, epoch=2, step=step)
     assert blend is not None
     views = _views(batch, step=step)
     base, mixed = unflatten(views.views["base"]), unflatten(views.views["mix"])

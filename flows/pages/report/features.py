@@ -11,7 +11,7 @@ from flows.config import PretrainConfig
 from flows.options import LoaderOptions
 from flows.run_folder import RunRecord
 from flows.tasks.bench import Bench, Benchmark, Source, Subject
-from flows.tasks.config import EvaluateConfig
+from flows.tasks.official import official
 from models.evaluation.features import Features, coordinate_features, extract_features
 from models.training.checkpoint import latest_checkpoint
 from shards.errors import CheckpointError, StoreError
@@ -40,7 +40,7 @@ def open_bench(run: Path, config: PretrainConfig, record: RunRecord) -> Bench:
     if found != record.fingerprint:
         raise StoreError(f"{folder}: found fingerprint {found}, expected {record.fingerprint} of {run}")
     source = Source(record.fingerprint, checkpoint, sha256_file(checkpoint), run / "results")
-    return Bench(run, config, EvaluateConfig(), benchmark, source, progress=False)
+    return Bench(run, config, official(config.objective.encoder.family), benchmark, source, progress=False)
 
 
 def features_of(bench: Bench, side: Side, subject: Subject, ids: Ids) -> Features:
@@ -55,7 +55,7 @@ def features_of(bench: Bench, side: Side, subject: Subject, ids: Ids) -> Feature
 
 def _extracted(bench: Bench, side: Side, subject: Subject, ids: Ids) -> Features:
     benchmark = bench.benchmark
-    with closing(benchmark.views(side, benchmark.spec("centre"), bench.options.batch_size, ids=ids)) as views:
+    with closing(benchmark.views(side, bench.spec("centre"), bench.options.batch_size, ids=ids)) as views:
         if subject == "coordinates":
             return coordinate_features(views.epoch(0))
         encoder, projector = bench.reading(subject)

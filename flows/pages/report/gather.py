@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.config import PretrainConfig, read_config
-from flows.pages.report.embedding import maps, unit
 from flows.pages.report.features import features_of, open_bench
 from flows.pages.report.neighbours import Nearest, drawn, find_nearest, pick_queries
 from flows.pages.report.pool import Pool, read_items
 from flows.pages.report.prediction import predictions
 from flows.run_folder import RunRecord, read_run
 from flows.tasks.bench import Bench, Subject
+from models.evaluation.embedding import maps, unit
 from models.evaluation.features import Features
 from models.training.checkpoint import load_checkpoint
 from shards.catalog import class_names

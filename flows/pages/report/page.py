@@ -100,11 +100,11 @@ def _summary(runs: Sequence[Run]) -> str:
 def _facts(run: Run) -> dict[str, str]:
     config, record, manifest = run.config, run.record, run.data.manifest
     model, train = config.objective.encoder, config.train
-    post = f", then {train.post.epochs} of post-distillation, lr {train.post.lr}" if train.post.epochs else ""
+    stages = "".join(f", then {stage.epochs} of stage {stage.name}" for stage in train.stages if stage.epochs)
     return {
         "store": f"recipe {record.recipe}, fingerprint {record.fingerprint}",
         "samples": manifest.describe() if manifest is not None else "the store is not there any more",
-        "encoder": f"GRU, {model.layers} layers, hidden {model.hidden}, {model.direction}",
-        "training": f"{train.epochs} epochs, batch {train.batch_size}, lr {train.lr}{post}",
+        "encoder": model.describe(),
+        "training": f"{train.epochs} epochs, batch {train.batch_size}, lr {train.lr}{stages}",
         "revision": record.revision,
     }

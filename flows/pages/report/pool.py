@@ -45,7 +45,7 @@ class Pool:
         wanted = np.setdiff1d(ids, np.fromiter(self._told, np.int64, len(self._told)))
         rows = dict(zip(facts.sample_id.tolist(), range(len(facts)), strict=True))
         for item in read_items(split, facts, wanted):
-            self._told[item.sample_id] = _told(item, facts, rows[item.sample_id])
+            self._told[item.sample_id] = _describe_item(item, facts, rows[item.sample_id])
 
     def as_json(self) -> dict[str, Any]:
         """`samples` by id in rising order, and the `skeleton` that the player takes."""
@@ -66,7 +66,7 @@ def read_items(split: Split, facts: SampleFacts, ids: Ids) -> list[Item]:
     ]
 
 
-def _told(item: Item, facts: SampleFacts, row: int) -> dict[str, Any]:
+def _describe_item(item: Item, facts: SampleFacts, row: int) -> dict[str, Any]:
     shown = item.frames[moments(len(item.frames))][:, : bodies(item.frames)].astype(np.float32)
     return {
         "key": str(facts.key[row]),

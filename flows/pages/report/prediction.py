@@ -13,7 +13,7 @@ from flows.build import build_objective
 from flows.config import PretrainConfig
 from flows.pages.player import encode
 from flows.pages.report.pool import bodies, moments
-from models.objectives.pcm3pp import PCM3PP
+from models.objectives.objective import Objective
 from models.training.checkpoint import Checkpoint
 from pipelines.augmentations.operation import Crop
 from pipelines.loaders.split import Item
@@ -25,8 +25,6 @@ from shards.skeleton import Stream
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-
-_NEEDED = ("encoder.", "decoder.", "prompts.")
 
 
 def predictions(config: PretrainConfig, checkpoint: Checkpoint, items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -49,26 +47,23 @@ def predictions(config: PretrainConfig, checkpoint: Checkpoint, items: Sequence[
         ConfigError: nothing is predicted in this run.
         CheckpointError: the checkpoint has no decoder, or one of another configuration.
     """
-    if not config.objective.needs_decoder:
-        raise ConfigError("This run's objective predicts nothing: its prediction weight is 0.")
     objective = _load(config, checkpoint)
-    batch, data = _batch([item.frames for item in items], items), config.data
-    spec = config.views.spec(data.stream)
+    batch, stream = _batch([item.frames for item in items], items), config.data.streams[0]
+    spec = config.views.spec(config.data.streams)
     views = _views(batch, spec, config)
     with torch.inference_mode():
-        output = objective.step(views, objective.draw(config.train.seed, 0, 0, len(views)))
-    assert output.reconstruction is not None
-    visible = views.masks["masked"].expand_as(views.views["target"])
+        predicted, target, masked = objective.predict(views, objective.draw(config.train.seed, 0, 0, len(views)))
+    visible = views.masks[masked].expand_as(views.views[target])
     columns: dict[str, npt.NDArray[Any]] = {
-        "truth": _rows(views.views["target"]),
-        "predicted": _rows(output.reconstruction),
+        "truth": _rows(views.views[target]),
+        "predicted": _rows(predicted),
         "hidden": np.logical_not(_rows(visible).any(axis=-1)),
-        "clock": _clock(items, spec, config),
+        "clock": _clock(items, spec, target, config),
     }
-    if data.stream == "motion":  # the same draws, before they become differences
-        columns["still"] = _rows(_views(batch, config.views.spec("joint"), config).views["target"])
+    if stream == "motion":  # the same draws, before they become differences
+        columns["still"] = _rows(_views(batch, config.views.spec(("joint",)), config).views[target])
     return [
-        _told(item, data.stream, **{name: column[row] for name, column in columns.items()})
+        _describe_item(item, stream, **{name: column[row] for name, column in columns.items()})
         for row, item in enumerate(items)
     ]
 
@@ -77,13 +72,13 @@ def _views(batch: RaggedBatch, spec: ViewSpec, config: PretrainConfig) -> Views:
     return make_views(batch, spec, seed=config.train.seed, epoch=0, step=0)
 
 
-def _clock(items: Sequence[Item], spec: ViewSpec, config: PretrainConfig) -> Floats:
+def _clock(items: Sequence[Item], spec: ViewSpec, target: str, config: PretrainConfig) -> Floats:
     """(N, T): the frame of the stored sample that each frame of the target is from; its crop draws as in `spec`."""
-    (crop,) = [operation for view in spec.views if view.name == "target" for operation in view.operations[:1]]
+    (crop,) = [operation for view in spec.views if view.name == target for operation in view.operations[:1]]
     assert isinstance(crop, Crop)
     numbers = [np.broadcast_to(_numbers(item)[:, None, None, None], item.frames.shape) for item in items]
-    crops = ViewSpec(frames=spec.frames, views=(View(name="target", operations=(crop,)),))
-    clock: Floats = _rows(_views(_batch(numbers, items), crops, config).views["target"])[:, :, 0, 0, 0]
+    crops = ViewSpec(frames=spec.frames, views=(View(name=target, operations=(crop,)),))
+    clock: Floats = _rows(_views(_batch(numbers, items), crops, config).views[target])[:, :, 0, 0, 0]
     return clock
 
 
@@ -91,16 +86,16 @@ def _numbers(item: Item) -> Floats:
     return np.arange(len(item.frames), dtype=np.float32)
 
 
-def _load(config: PretrainConfig, checkpoint: Checkpoint) -> PCM3PP:
+def _load(config: PretrainConfig, checkpoint: Checkpoint) -> Objective:
     objective = build_objective(config)
-    if not any(name.startswith("decoder.") for name in checkpoint.objective):
-        raise CheckpointError("This checkpoint has no decoder, so nothing can be predicted by it.")
+    if not objective.predictor:
+        raise ConfigError("This run's objective predicts nothing.")
     try:
         found = objective.load_state_dict(checkpoint.objective, strict=False)
     except RuntimeError as error:  # its text lists every tensor of another shape
         raise CheckpointError("This checkpoint has other shapes than its run's configuration says.") from error
     # imported weights lack queue and twins, which predict nothing
-    missing = [name for name in found.missing_keys if name.startswith(_NEEDED)]
+    missing = [name for name in found.missing_keys if name.startswith(objective.predictor)]
     if missing:
         raise CheckpointError(f"This checkpoint has no {missing[0]}, which the prediction needs.")
     return objective.eval()
@@ -123,7 +118,7 @@ def _rows(view: Tensor) -> npt.NDArray[Any]:
     return rows
 
 
-def _told(
+def _describe_item(
     item: Item,
     stream: Stream,
     *,

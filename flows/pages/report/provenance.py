@@ -36,14 +36,14 @@ class Provenance:
 
 def provenance(runs: Sequence[Run]) -> Provenance:
     """Of runs, in their order."""
-    told = [_told(run) for run in runs]
+    told = [_list_facts(run) for run in runs]
     keys = list(dict.fromkeys(key for own in told for key in own))
     differing = tuple(key for key in keys if len({own.get(key, "") for own in told}) > 1)
     values = tuple(tuple(own.get(key, "") for key in differing) for own in told)
     return Provenance(differing, values, tuple(_origin(run) for run in runs))
 
 
-def _told(run: Run) -> dict[str, str]:
+def _list_facts(run: Run) -> dict[str, str]:
     tree: dict[str, Any] = run.config.model_dump(mode="json")
     record = run.record.model_dump(mode="json", exclude={"store"})
     return {

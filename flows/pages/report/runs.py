@@ -9,7 +9,7 @@ from typing import Any
 from flows.config import PretrainConfig, read_config
 from flows.run_folder import RunRecord, read_run
 from flows.scores.compare import seed_groups
-from flows.scores.summary import stored
+from flows.scores.summary import read_stored
 from models.evaluation.results import TaskResult
 from models.training.runlog import read_log
 from shards.errors import ConfigError, StoreError
@@ -94,7 +94,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     runs = []
     for number, (path, config, name) in enumerate(zip(paths, configs, names, strict=True)):
         record = read_run(path)
-        log, results = read_log(path), stored(path / "results")
+        log, results = read_log(path), read_stored(path / "results")
         runs.append(Run(number, name, path, config, record, log, results, _data(config, record)))
     return runs
 

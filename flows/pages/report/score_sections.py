@@ -26,7 +26,7 @@ class Section:
 
     Attributes:
         task: its name.
-        options: the choice, "published" for the published one.
+        options: the choice, as of `options_text`.
         lines: a measurement each.
         subjects: whose scores the lines have.
         tables: scores by group of samples.

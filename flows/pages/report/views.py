@@ -11,8 +11,8 @@ from flows.pages.player import Picture, Sight, encode
 from flows.pages.player import Run as Draws
 from flows.pages.report.pool import bodies
 from flows.pages.report.runs import Run, short_names
-from flows.pages.sample.sample import STAND_IN, find_sample, read_neighbours
 from flows.pages.web import skeleton, upwards
+from pipelines.loaders.sample import STAND_IN, find_sample, read_neighbours
 from shards.errors import ConfigError, SkelstreamError
 from shards.places import Place
 from shards.reader import read_index
@@ -22,6 +22,7 @@ KINDS = 8
 """Kinds of views that are shown: they take some 200 kB each."""
 
 VIEW_NOTES = {
+    "query": "what is drawn to the key",
     "base": "query: crop, then shear or joint corruption",
     "key": "key: the same kind of view, drawn anew",
     "mix": "the query mixed with another sample of the batch",
@@ -61,7 +62,7 @@ def sample_views(runs: Sequence[Run]) -> Shown:
     """Of each method, stream and data set, as the first of its runs saw the first training sample in epoch 0."""
     first: dict[tuple[str, str, str], Run] = {}
     for run in runs:
-        spec = run.config.views.spec(run.config.data.stream)
+        spec = run.config.views.spec(run.config.data.streams)
         first.setdefault((spec.model_dump_json(), run.record.fingerprint, run.config.data.protocol), run)
     chosen = list(first.values())
     names = short_names([{name: own.properties[name] for name in ("method", "data", "stream")} for own in chosen])
@@ -75,7 +76,7 @@ def _views(run: Run, name: str) -> SampleViews:
         return SampleViews(name, data.missing, "", {}, [])
     try:
         found = find_sample(data.folder, _first_key(run, data.folder), config.data.dataset)
-        spec = config.views.spec(config.data.stream)
+        spec = config.views.spec(config.data.streams)
         around = read_neighbours(found, STAND_IN if any(view.mix for view in spec.views) else 1)
         pictures = Sight(spec, around, Draws(config.train.seed, 0, 0)).pictures()
     except SkelstreamError as error:
@@ -107,7 +108,7 @@ def _sequence(picture: Picture, length: int) -> dict[str, Any]:
     drawn = [f"{line.kind}: {line.drawn}" if line.drawn else line.kind for line in picture.lines]
     hidden = [f"hidden: {'; '.join(picture.hidden)}"] if picture.hidden else []
     targets = [f"to predict: {target}" for target in picture.targets]
-    note = VIEW_NOTES.get(picture.name, f"made of {picture.of}")
+    note = VIEW_NOTES.get(picture.name, "a view of the sample" if picture.of is None else f"made of {picture.of}")
     return {"title": picture.name, "caption": note, "lines": drawn + hidden + targets, "of": length, **picture.frames}
 
 

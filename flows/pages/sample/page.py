@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from flows.config import VIEWS, read_config, validate_tree
 from flows.pages.player import Picture, Run, Sight
-from flows.pages.sample.sample import STAND_IN, Found, find_sample, read_neighbours
 from flows.pages.web import assets, encode, skeleton, upwards
 from pipelines.augmentations.joints import JointCorruption
 from pipelines.augmentations.operation import Crop, Mix, Operation
@@ -18,8 +18,8 @@ from pipelines.augmentations.spatial import Shear
 from pipelines.augmentations.streams import ToStream
 from pipelines.augmentations.temporal import CentreCrop
 from pipelines.augmentations.vocabulary import OPERATIONS, OneOf
+from pipelines.loaders.sample import STAND_IN, Found, find_sample, read_neighbours
 from pipelines.loaders.split import SOURCE_BIT
-from pipelines.views.methods import METHODS
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch
 from shards.errors import ConfigError
@@ -42,7 +42,7 @@ class ViewRequest:
     Attributes:
         data: a store's folder, or the folder that holds several.
         key: of the sample.
-        views: a name in `pipelines.views.methods.METHODS`, the folder of a pre-training run, a JSON file of a
+        views: a kind of `flows.config.VIEWS`, the folder of a pre-training run, a JSON file of a
             `ViewSpec`, or "all".
         stream: of a method's views; a run has its own.
         seed, epoch, step: of the run to replay; `step` matters to what is drawn for a whole batch. None: the seed of
@@ -114,11 +114,11 @@ def view_specs(views: str, stream: Stream, frames: int | None) -> tuple[ViewSpec
         raise ConfigError(f"--frames: found {frames}, expected at least 1")
     if views == ALL:
         return every_operation(frames or 64)
-    if views in METHODS:
-        spec = METHODS[views](stream)
+    if views in VIEWS.names():
+        spec = VIEWS.find(views).model_validate({"kind": views}).spec((stream,))
         return (spec if frames is None else spec.model_copy(update={"frames": frames}),)
     if not views.endswith(".json") and not Path(views).is_dir():
-        names = ", ".join([*METHODS, ALL])
+        names = ", ".join([*VIEWS.names(), ALL])
         raise ConfigError(
             f"--views: found {views!r}, expected one of {names}, the folder of a run, or a .json file of a ViewSpec"
         )
@@ -126,13 +126,11 @@ def view_specs(views: str, stream: Stream, frames: int | None) -> tuple[ViewSpec
         raise ConfigError("--frames: found it beside a file, expected it in the file alone")
     if Path(views).is_dir():
         run = _run(Path(views))
-        return (run.views.spec(run.data.stream),)
+        return (run.views.spec(run.data.streams),)
     return (_read_spec(Path(views)),)
 
 
 def _run(folder: Path) -> "PretrainConfig":
-    from flows.config import read_config  # not above: it imports the models
-
     return read_config(folder / "config.json")
 
 
@@ -147,15 +145,13 @@ def _source(run: "PretrainConfig", found: Found) -> int:
 
 
 def _read_spec(path: Path) -> ViewSpec:
-    from flows.config import validated  # not above: it imports the models
-
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: found no readable JSON ({error}), expected a ViewSpec") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: found a JSON {type(tree).__name__}, expected a ViewSpec")
-    return validated(ViewSpec, tree, str(path))
+    return validate_tree(ViewSpec, tree, str(path))
 
 
 EXAMPLES: dict[str, tuple[Operation, ...]] = {

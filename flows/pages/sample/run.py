@@ -13,11 +13,11 @@ from flows.pages.report.features import features_of, open_bench
 from flows.pages.report.neighbours import find_nearest
 from flows.pages.report.pool import Pool, read_items
 from flows.pages.report.prediction import predictions
-from flows.pages.sample.sample import STAND_IN, Found
 from flows.pages.web import encode_bytes
 from flows.run_folder import read_run
 from flows.tasks.bench import Bench
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
+from pipelines.loaders.sample import STAND_IN, Found
 from pipelines.loaders.split import SOURCE_BIT
 from shards.catalog import class_names
 from shards.errors import SkelstreamError, StoreError

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from models.encoders.encoder import Encoder
 from models.evaluation.detection.segments import PostProcessing
 from models.evaluation.features import encode, frozen
 from models.evaluation.metrics import check_labels
@@ -23,6 +24,7 @@ from shards.batch import EpochViews, Views
 from shards.errors import ConfigError, SkelstreamError
 from shards.frozen import Frozen
 from shards.progress import Progress
+from shards.skeleton import FRAME_SIZE
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -111,7 +113,7 @@ class Detector:
         config: by which it was trained.
     """
 
-    encoder: nn.Module
+    encoder: Encoder
     head: nn.Linear
     config: DetectionConfig
 
@@ -120,7 +122,7 @@ Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 
 def train_detector(
-    encoder: nn.Module,
+    encoder: Encoder,
     train: EpochViews,
     config: DetectionConfig,
     num_classes: int,
@@ -132,7 +134,7 @@ def train_detector(
     """Train the layer; the given encoder is left exactly as it was.
 
     Args:
-        encoder: (N, T, V*C*M) -> (N, T, D), on `device`.
+        encoder: on `device`.
         train: the view "x". "window": windows, each labelled with the class of its middle frame. "dense": whole videos
             (1, T, V*C*M), one a step and the same in every epoch, with the target "x/action" (1, T): the classes of
             their frames.
@@ -157,7 +159,9 @@ def train_detector(
         values, label = _kept(own, frames, config, num_classes, device)
         width, batches = values.shape[1], _kept_batches(values, label, config)
     else:
-        width, batches = _width(own, train, device), _window_batches(own, norm, train, num_classes, device)
+        if next(train.epoch(0), None) is None:
+            raise ConfigError("found no training window for the detector, expected at least one")
+        width, batches = own.width, _window_batches(own, norm, train, num_classes, device)
     detector = Detector(own, _head(width, num_classes + 1, config.seed).to(device), config)
     _fit(detector, batches, progress, after_epoch)
     return detector
@@ -190,16 +194,17 @@ def frame_scores(detector: Detector, views: Iterator[Views], *, device: torch.de
         return torch.cat(parts)
 
 
-def _features(encoder: nn.Module, batch: Views, config: DetectionConfig, device: torch.device | str) -> Tensor:
+def _features(encoder: Encoder, batch: Views, config: DetectionConfig, device: torch.device | str) -> Tensor:
     """(N, D): one row a window; or a frame, by `look_ahead`."""
     if config.method == "window":
         return encode(encoder, batch, device)
     x = batch.views["x"]
     assert len(x) == 1, f"{len(x)} sequences, expected one whole video"
-    features: Tensor = encoder(x.to(device))
-    if features.dim() != 3 or features.shape[:2] != x.shape[:2]:
+    features: Tensor | None = encoder(x.to(device)).frames
+    if features is None or features.shape[:2] != x.shape[:2]:
+        found = "no" if features is None else f"{features.shape[1]}"
         raise ConfigError(
-            f"found features {tuple(features.shape)} of a video {tuple(x.shape)}, expected one a frame for the method"
+            f"found {found} features of a video of {x.shape[1]} frames, expected one a frame for the method"
             ' "dense": use "window" with this encoder'
         )
     values = features[0].float()
@@ -213,10 +218,12 @@ def _features(encoder: nn.Module, batch: Views, config: DetectionConfig, device:
     return values[later.clamp_max(len(values) - 1)]
 
 
-def _input_norm(encoder: nn.Module) -> nn.BatchNorm1d:
+def _input_norm(encoder: Encoder) -> nn.BatchNorm1d:
     norm = getattr(encoder, "input_norm", None)
-    if not isinstance(norm, nn.BatchNorm1d):
-        raise ConfigError('found an encoder without an input norm, expected input_norm="frozen" for it')
+    if not isinstance(norm, nn.BatchNorm1d) or norm.num_features != FRAME_SIZE:
+        raise ConfigError(
+            'found an encoder without an input norm of every entry of a frame, expected input_norm="frozen" for it'
+        )
     return norm
 
 
@@ -238,7 +245,7 @@ def _estimate(norm: nn.BatchNorm1d, views: Iterator[Views], device: torch.device
 
 
 def _kept(
-    encoder: nn.Module,
+    encoder: Encoder,
     views: Iterator[Views],
     config: DetectionConfig,
     num_classes: int,
@@ -272,17 +279,8 @@ def _kept_batches(values: Tensor, label: Tensor, config: DetectionConfig) -> Bat
     return batches
 
 
-def _width(encoder: nn.Module, train: EpochViews, device: torch.device | str) -> int:
-    """Of the features; changes no statistics."""
-    first = next(train.epoch(0), None)
-    if first is None:
-        raise ConfigError("found no training window for the detector, expected at least one")
-    with frozen(encoder):
-        return encode(encoder, first, device).shape[1]
-
-
 def _window_batches(
-    encoder: nn.Module,
+    encoder: Encoder,
     norm: nn.BatchNorm1d | None,
     train: EpochViews,
     num_classes: int,

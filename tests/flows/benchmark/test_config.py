@@ -60,9 +60,9 @@ def test_what_is_written_reads_as_the_same_benchmark(tmp_path: Path) -> None:
 
 
 def test_nested_and_dotted_names_are_the_same_settings() -> None:
-    wanted = ("train.epochs=60", "train.post.lr=0.1", "views.frames=8")
-    assert settings({"train": {"epochs": 60, "post": {"lr": 0.1}}, "views.frames": 8}) == wanted
-    assert settings({"train.epochs": 60, "train": {"post.lr": 0.1}, "views": {"frames": 8}}) == wanted
+    wanted = ("train.epochs=60", "train.stages.post.lr=0.1", "views.frames=8")
+    assert settings({"train": {"epochs": 60, "stages.post": {"lr": 0.1}}, "views.frames": 8}) == wanted
+    assert settings({"train.epochs": 60, "train": {"stages": {"post.lr": 0.1}}, "views": {"frames": 8}}) == wanted
 
 
 def test_a_value_is_what_it_is_on_the_command_line() -> None:

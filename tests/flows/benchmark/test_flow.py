@@ -12,16 +12,17 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.benchmark import run as running
-from flows.benchmark.config import BenchmarkConfig, BenchmarkOptions
+from flows.benchmark.config import BenchmarkConfig
 from flows.benchmark.run import CellsFailedError
 from flows.benchmark.spread import _deployed
 from flows.deployments.benchmark import benchmark_flow
 from flows.deployments.distill import distill_flow
 from flows.deployments.export import export_flow
-from flows.distill import DistillOptions
-from flows.exchange.export import ExportOptions, export
-from flows.pretrain import PretrainOptions
+from flows.exchange.export import export
+from flows.options import BenchmarkOptions, DistillOptions, ExportOptions, PretrainOptions
 from shards.errors import ConfigError
+from tests.flows.benchmark.conftest import OTHER
+from tests.flows.conftest import METHOD
 from tests.patience import PATIENCE
 
 Make = Callable[..., BenchmarkConfig]
@@ -46,7 +47,7 @@ async def _artifacts() -> list[Artifact]:
 
 
 def test_a_benchmark_shows_its_cells_its_table_and_what_it_reused(benchmark: Make, own: Path, tmp_path: Path) -> None:
-    config = benchmark(methods=["pcm3pp", "pcm3"])
+    config = benchmark(methods=[METHOD, OTHER])
     assert benchmark_flow(BenchmarkOptions(file=tmp_path / "tiny.yaml"), progress=False) == str(config.folder)
     run, artifacts = last_run()
     assert run.name == "tiny once"
@@ -57,7 +58,7 @@ def test_a_benchmark_shows_its_cells_its_table_and_what_it_reused(benchmark: Mak
     assert artifacts["tiny-table"].data == (config.folder / "table.md").read_text()
     assert f"reused {own}: saves 2 epochs" in str(artifacts["tiny-reused"].data)
     assert "retrieval missing" in str(artifacts["tiny-plan"].data)
-    assert "pcm3pp ntu60/xview joint seed 0" in str(artifacts["tiny-scores"].data)
+    assert f"{METHOD} ntu60/xview joint seed 0" in str(artifacts["tiny-scores"].data)
     assert "report.html" in str(artifacts["tiny-report"].data)
     assert "<title>tiny" in (config.folder / "report.html").read_text()
 

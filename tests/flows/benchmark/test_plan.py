@@ -11,9 +11,12 @@ import pytest
 from flows.benchmark.config import BenchmarkConfig
 from flows.benchmark.plan import plan
 from flows.benchmark.text import plan_text
-from flows.evaluate import EvaluateOptions, evaluate
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions
 from models.training.runlog import LOG
 from shards.errors import ConfigError, SkelstreamError, StoreError
+from tests.flows.benchmark.conftest import OTHER
+from tests.flows.conftest import METHOD
 
 Make = Callable[..., BenchmarkConfig]
 
@@ -35,7 +38,7 @@ def test_nothing_there_is_all_missing_and_nothing_is_written(benchmark: Make, tm
     text = plan_text(found).splitlines()
     assert text[0] == "tiny, round once: 2 cells"
     assert text[2].split("  ") == [
-        "pcm3pp ntu60/xview joint seed 0",
+        f"{METHOD} ntu60/xview joint seed 0",
         "missing, 2 epochs",
         "retrieval missing",
         "not known",
@@ -84,16 +87,16 @@ def test_a_cell_is_estimated_by_those_that_differ_in_the_seed_alone(benchmark: M
     rows = evaluate(EvaluateOptions(run=own, tasks=("retrieval",), device="cpu"))
     lines = [json.loads(line) for line in (own / LOG).read_text().splitlines()]
     epochs = [line["seconds"] for line in lines if line["kind"] == "epoch"]
-    config = benchmark(seeds=[0, 1], methods=["pcm3pp", "pcm3"])
+    config = benchmark(seeds=[0, 1], methods=[METHOD, OTHER])
     by_cell = {(p.cell.method, p.cell.seed): p.seconds for p in plan(config, "once").cells}
-    assert by_cell["pcm3pp", 0] == 0
-    assert by_cell["pcm3pp", 1] == pytest.approx(sum(epochs) + sum(row.seconds for row in rows))
-    assert by_cell["pcm3", 0] is by_cell["pcm3", 1] is None
+    assert by_cell[METHOD, 0] == 0
+    assert by_cell[METHOD, 1] == pytest.approx(sum(epochs) + sum(row.seconds for row in rows))
+    assert by_cell[OTHER, 0] is by_cell[OTHER, 1] is None
 
 
 def test_the_same_cell_of_two_benchmarks_is_one_run(benchmark: Make) -> None:
     (one,) = plan(benchmark(name="one"), "once").cells
-    (two, _) = plan(benchmark(name="two", methods=["pcm3pp", "pcm3"], tasks=["linear"]), "once").cells
+    (two, _) = plan(benchmark(name="two", methods=[METHOD, OTHER], tasks=["linear"]), "once").cells
     (other,) = plan(benchmark(name="one", pretrain={"train.lr": 0.5}), "once").cells
     assert one.run == two.run != other.run
 
@@ -133,7 +136,7 @@ def test_a_store_that_is_to_be_made_lets_its_cells_wait(benchmark: Make, raw: Pa
     assert not found.complete
     assert plan_text(found).splitlines()[1:3] == [
         "store of ntu: is made first",
-        "pcm3pp ntu60/xview joint seed 0: waits for its store",
+        f"{METHOD} ntu60/xview joint seed 0: waits for its store",
     ]
 
 
@@ -152,11 +155,11 @@ def test_a_store_that_is_there_is_the_one_that_preprocess_names(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ["pcm4"]}, "pcm4 ntu60/xview joint seed 0: unknown method 'pcm4', expected one of pcm3pp"),
+        ({"methods": ["pcm4"]}, "pcm4 ntu60/xview joint seed 0: unknown method 'pcm4', expected one of .*pcm3pp"),
         ({"methods": ["pcm3pp+no-clips"]}, "unknown variant 'no-clips' of pcm3pp"),
-        ({"pretrain": {"train.epoch": 3}}, "pcm3pp ntu60/xview joint seed 0: .*'train.epoch'; nearest: train.epochs"),
+        ({"pretrain": {"train.epoch": 3}}, "no-post ntu60/xview joint seed 0: .*'train.epoch'; nearest: train.epochs"),
         ({"pretrain": {"train.epochs": "many"}}, "train.epochs: found 'many'"),
-        ({"pretrain": {"objective.queue_size": 100}}, "objective.queue_size is 100, expected more than train.batch"),
+        ({"pretrain": {"objective.queue_size": 8}}, "objective.queue_size is 8, expected more than train.batch"),
         ({"evaluate": {"linear.epoch": 3}}, "seed 0: .*unknown key 'linear.epoch'; nearest: linear.epochs"),
         ({"special": [{"evaluate": {"liner": {"epochs": 3}}}]}, "unknown key 'liner.epochs'; nearest: linear.epochs"),
         ({"tasks": ["transfer"]}, "seed 0: task transfer: .*pkummd2"),

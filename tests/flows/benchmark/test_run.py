@@ -14,11 +14,14 @@ from flows.benchmark import run as running
 from flows.benchmark.config import BenchmarkConfig, read_benchmark
 from flows.benchmark.run import BenchmarkResult, CellsFailedError, run_benchmark
 from flows.cli.main import main
-from flows.evaluate import EvaluateOptions, finished
+from flows.evaluate import find_finished_scores
+from flows.options import EvaluateOptions
 from flows.scores.regression import Change
 from models.evaluation.results import write_results
 from models.training.divergence import DivergenceError
 from shards.errors import ConfigError
+from tests.flows.benchmark.conftest import OTHER
+from tests.flows.conftest import METHOD
 
 Make = Callable[..., BenchmarkConfig]
 pytestmark = pytest.mark.usefixtures("reports")
@@ -42,20 +45,22 @@ def matrix(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def done(matrix: Path, benchmark: Make, tmp_path: Path, reports: list[list[str]]) -> BenchmarkResult:
-    config = benchmark(runs=str(matrix), methods=["pcm3pp", "pcm3"], seeds=[0, 1], tasks=["linear", "retrieval"])
+    config = benchmark(runs=str(matrix), methods=[METHOD, OTHER], seeds=[0, 1], tasks=["linear", "retrieval"])
     return run_benchmark(config, say=Spoken())
 
 
 def test_the_table_has_a_line_a_method_with_the_mean_of_its_seeds(done: BenchmarkResult) -> None:
     rows = list(csv.DictReader((done.folder / "table.csv").read_text().splitlines()))
-    for method in ("pcm3pp", "pcm3"):
+    for method in (METHOD, OTHER):
         for task in ("linear", "retrieval"):
             scores = []
             for planned in done.plan.cells:
                 if planned.cell.method == method:
                     tasks = (task,)
                     overrides = planned.cell.evaluate
-                    found = finished(EvaluateOptions(run=planned.run, tasks=tasks, overrides=overrides, device="cpu"))
+                    found = find_finished_scores(
+                        EvaluateOptions(run=planned.run, tasks=tasks, overrides=overrides, device="cpu")
+                    )
                     assert found is not None
                     scores += [row.scores["accuracy"] for row in found if row.subject == "trained"]
             (line,) = [
@@ -68,8 +73,8 @@ def test_the_table_has_a_line_a_method_with_the_mean_of_its_seeds(done: Benchmar
             assert float(line["deviation"]) == pytest.approx(100 * statistics.stdev(scores), abs=1e-3)
     text = (done.folder / "table.md").read_text()
     assert text.startswith("**linear ntu60 xview**\n")
-    assert "| pcm3pp, joint |" in text
-    assert "| pcm3pp, joint: random encoder |" in text
+    assert f"| {METHOD}, joint |" in text
+    assert f"| {METHOD}, joint: random encoder |" in text
     assert (done.folder / "table.tex").read_text().count("\\begin{tabular}") == 2
 
 
@@ -112,13 +117,13 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_gone_on_with(
     plain = running.pretrain
 
     def failing(options: Any, **named: Any) -> Any:
-        if (options.method, options.overrides[-1]) == ("pcm3", "train.seed=0"):
+        if (options.method, options.overrides[-1]) == (OTHER, "train.seed=0"):
             raise DivergenceError("found a loss of NaN, expected a number")
-        if (options.method, options.overrides[-1]) == ("pcm3pp", "train.seed=1"):
+        if (options.method, options.overrides[-1]) == (METHOD, "train.seed=1"):
             raise RuntimeError("CUDA out of memory")
         return plain(options, **named)
 
-    config = benchmark(methods=["pcm3pp", "pcm3"], seeds=[0, 1], tasks=["linear", "retrieval"])
+    config = benchmark(methods=[METHOD, OTHER], seeds=[0, 1], tasks=["linear", "retrieval"])
     monkeypatch.setattr(running, "pretrain", failing)
     said = Spoken()
     with pytest.raises(CellsFailedError) as error:
@@ -126,12 +131,13 @@ def test_a_failed_cell_does_not_stop_the_others_and_is_gone_on_with(
     lines = str(error.value).splitlines()
     assert "2 of 4 cells failed; the same command goes on with them" in lines[0]
     assert lines[1:] == [
-        "  pcm3 ntu60/xview joint seed 0: found a loss of NaN, expected a number",
-        "  pcm3pp ntu60/xview joint seed 1: RuntimeError('CUDA out of memory')",
+        f"  {OTHER} ntu60/xview joint seed 0: found a loss of NaN, expected a number",
+        f"  {METHOD} ntu60/xview joint seed 1: RuntimeError('CUDA out of memory')",
     ]
     assert any("Traceback" in line for line in said)
     assert (
-        "not complete: pcm3 ntu60/xview joint seed 0: found a loss of NaN" in (config.folder / "table.md").read_text()
+        f"not complete: {OTHER} ntu60/xview joint seed 0: found a loss of NaN"
+        in (config.folder / "table.md").read_text()
     )
     assert not (config.folder / "rounds").exists()
     monkeypatch.setattr(running, "pretrain", plain)
@@ -144,7 +150,7 @@ def test_streams_are_fused_and_a_lost_stream_costs_the_fusion_alone(
     plain = running.pretrain
 
     def failing(options: Any, **named: Any) -> Any:
-        if options.stream == "motion":
+        if options.streams == ("motion",):
             raise ConfigError("no motion today")
         return plain(options, **named)
 
@@ -214,7 +220,9 @@ def test_a_round_that_is_worse_than_the_one_before_is_told_once(
     second = run_benchmark(config, round_="2030-01-02", say=said)
     assert first.plan.cells[0].run != second.plan.cells[0].run
     assert len(second.regressed) >= 1
-    assert any(line.startswith("worse than in round 2030-01-01: pcm3pp ntu60 xview joint: retrieval") for line in said)
+    assert any(
+        line.startswith(f"worse than in round 2030-01-01: {METHOD} ntu60 xview joint: retrieval") for line in said
+    )
     assert [event[:3] for event in told] == [("tiny", "2030-01-02", "2030-01-01")]
     assert "accuracy" in told[0][3]
     again = run_benchmark(config, round_="2030-01-02", say=Spoken())

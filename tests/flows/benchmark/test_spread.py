@@ -15,9 +15,10 @@ from flows.benchmark import spread as spreading
 from flows.benchmark.config import BenchmarkConfig
 from flows.benchmark.plan import plan
 from flows.benchmark.spread import SCORE, TRAIN, FlowRunError, spread
-from flows.evaluate import EvaluateOptions
-from flows.pretrain import PretrainOptions
+from flows.options import EvaluateOptions, PretrainOptions
 from shards.errors import SkelstreamError
+from tests.flows.benchmark.conftest import OTHER
+from tests.flows.conftest import METHOD
 
 Make = Callable[..., BenchmarkConfig]
 
@@ -49,7 +50,7 @@ def silent(text: str) -> None:
 
 
 def test_all_cells_are_under_way_at_once_and_each_is_scored_when_it_is_trained(benchmark: Make) -> None:
-    found = plan(benchmark(methods=["pcm3pp", "pcm3"], seeds=[0, 1], spread=True), "once")
+    found = plan(benchmark(methods=[METHOD, OTHER], seeds=[0, 1], spread=True), "once")
     workers = Workers()
     assert spread(found, silent, workers) == {}
     assert workers.most == 4
@@ -87,11 +88,11 @@ def test_the_joint_stream_is_scored_after_the_streams_that_are_fused_with_it(ben
 
 def test_a_failed_cell_is_told_and_costs_what_is_fused_with_it_alone(benchmark: Make) -> None:
     config = benchmark(streams=["joint", "bone", "motion"], tasks=["linear", "fusion"], spread=True)
-    workers = Workers("train:pcm3pp-ntu60-xview-bone")
+    workers = Workers(f"train:{METHOD}-ntu60-xview-bone")
     failed = spread(plan(config, "once"), silent, workers)
     assert [(cell.stream, reason) for cell, reason in failed.items()] == [
         ("bone", f"flow run of train:{plan(config, 'once').cells[0].run.name}: found it Failed"),
-        ("joint", "task fusion: found no scores of pcm3pp ntu60/xview bone seed 0, which failed"),
+        ("joint", f"task fusion: found no scores of {METHOD} ntu60/xview bone seed 0, which failed"),
     ]
     (joint,) = [o for o in workers.options.values() if isinstance(o, EvaluateOptions) and "joint" in o.run.name]
     assert joint.tasks == ("linear",)

@@ -1,34 +1,33 @@
 """The command line: instant help, one line for a user's error, and every command as one would type it."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from flows.cli import listing as methods
 from flows.cli import main as cli
-from flows.pretrain import PretrainOptions
+from flows.cli.commands import COMMANDS
+from flows.options import PretrainOptions
+from flows.recipes.method import METHODS
 from shards.catalog import SOURCES
 from shards.manifest import read_manifest, write_manifest
+from tests.flows.conftest import METHOD
 
-COMMANDS = (
-    "demo",
-    "preprocess",
-    "verify",
-    "methods",
-    "pretrain",
-    "evaluate",
-    "report",
-    "export",
-    "import-checkpoint",
-    "synth",
+HEAVY = (
+    *("torch", "prefect", "zarr", "webdataset", "distributed", "dask", "matplotlib", "numba", "fsspec"),
+    *("numpy", "pydantic", "importlib.metadata"),
 )
-HEAVY = ("torch", "prefect", "zarr", "webdataset", "distributed", "dask", "matplotlib", "pydantic", "numba", "fsspec")
+
+
+PRETRAIN = ("pretrain", "pcm3pp", "--data", "d", "--dataset", "ntu60", "--protocol", "xview", "--run", "r")
 
 
 def main(*arguments: str | Path) -> int:
@@ -56,20 +55,113 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def pretrain_command(options: PretrainOptions, *more: str) -> list[str]:
     sets = [word for override in options.overrides for word in ("--set", override)]
-    names = ("data", "dataset", "protocol", "stream", "run", "device")
+    names = ("data", "dataset", "protocol", "run", "device")
     given = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
-    return ["pretrain", options.method, *given, *sets, "--plain", *more]
+    return ["pretrain", options.method, *given, "--stream", ",".join(options.streams), *sets, "--plain", *more]
 
 
-def test_help_imports_nothing_heavy() -> None:
-    assert modules_after("from flows.cli.main import main, parser; parser().format_help(); main(['methods'])") == set()
+HELP = """
+from flows.cli.main import main
+for command in {commands}:
+    try: main([*command, "--help"])
+    except SystemExit as end: assert end.code == 0
+"""
+
+
+def test_the_help_of_all_commands_imports_nothing_that_takes_long() -> None:
+    assert modules_after(HELP.format(commands=[[]])) == set()
+
+
+def test_the_help_of_a_command_imports_nothing_heavy() -> None:
+    commands = [[name] for name in COMMANDS]
+    assert modules_after(HELP.format(commands=commands)) <= {"pydantic", "importlib.metadata"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"]])
+def test_help_takes_a_fraction_of_a_second(words: list[str]) -> None:
+    def seconds() -> float:
+        """Of the processor; other processes are none of ours."""
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "skelstream", *words], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.6  # 0.07 and 0.2 on one core of 2024
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main("--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"skelstream {version('skelstream')}\n"
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_help_is_as_wide_as_the_terminal(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    longest = []
+    for words in ([], ["pretrain"], ["prune"]):
+        with pytest.raises(SystemExit):
+            main(*words, "--help")
+        text = capsys.readouterr().out.partition("usage: ")[2].partition("\n\n")[2].partition("\nexample")[0]
+        longest.append(max(map(len, text.splitlines())))
+    assert width * 0.9 < max(longest) <= width
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("completion", shell) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*COMMANDS, "init-from", "pkummd1", "resident", "version"))
+    program = shutil.which(shell)
+    if program is not None:  # it can read the script
+        subprocess.run([program, "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["pre"], ["preprocess", "pretrain"]),
+        (["pretrain", "--st"], ["--stream"]),
+        (["evaluate", "run", "--loader", ""], ["auto", "resident", "stream", "dali"]),
+        (["import-checkpoint", "c"], ["cmd"]),
+        (["report", "note"], ["notes.txt"]),
+    ],
+)
+def test_bash_completes_commands_options_values_and_files(
+    words: list[str], completed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    main("completion", "bash")
+    script = (
+        capsys.readouterr().out
+        + '\nCOMP_WORDS=(skelstream "$@"); COMP_CWORD=$#; _shtab_skelstream; echo ${COMPREPLY[@]}'
+    )
+    command = ["bash", "-c", script, "bash", *words]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert told.split() == completed
 
 
 def test_the_methods_are_listed_with_the_papers_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("methods") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, method in METHODS.items():
+        assert all(part in text for part in (name, method.about, *method.variants))
+        assert all(part in text for row in method.rows for part in row)
+
+
+def test_one_method_is_described_and_an_unknown_one_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("methods", "pcm3") == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in [*methods.METHODS, *methods.VARIANTS])
-    assert all(part in text for row in methods.PAPER_ROWS for part in row)
+    assert METHODS["pcm3"].about in text
+    assert all(name in text for name in METHODS["pcm3"].variants)
+    assert main("methods", "--json", "pcm3") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "pcm3"
+    assert main("methods", "--json") == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == list(METHODS)
+    assert "unknown method 'moco'" in refused(capsys, "methods", "moco")
 
 
 def test_a_conversion_that_is_done_is_found_without_prefect(raw: Path, store: Path) -> None:
@@ -91,7 +183,9 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: skelstream")
-    if not command:
+    if command:
+        assert f"  skelstream {command}" in text.partition("\nexample")[2]
+    else:
         assert all(name in text for name in COMMANDS)
 
 
@@ -99,11 +193,22 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     ("arguments", "message"),
     [
         ([], "required"),
-        (["prepare"], "invalid choice: 'prepare'"),
+        (["--plain"], "required"),
+        (["preproces"], "invalid choice: 'preproces'; nearest: preprocess"),
         (["preprocess", "kinetics", "raw", "--out", "data"], "invalid choice: 'kinetics'"),
         (["preprocess", "ntu", "--out", "data"], "RAW"),
         (["preprocess", "ntu", "raw"], "--out"),
-        (["preprocess", "ntu", "raw", "--out", "data", "--workers", "two"], "invalid int value"),
+        (["preprocess", "ntu", "raw", "--out", "data", "--workers", "two"], "argument --workers: found 'two': "),
+        (["preprocess", "ntu", "raw", "--out", "data", "--workers", "-1"], "argument --workers: found '-1': "),
+        (["preprocess", "ntu", "raw", "--out", "data", "--worker=2", "--sources", "x"], "unrecognized arguments: --so"),
+        ([*PRETRAIN, "--gpus", "0"], "argument --gpus: found '0': Input should be greater than or equal to 1"),
+        ([*PRETRAIN, "--stream", "joint,bones"], "argument --stream: found 'bones': Input should be 'joint', 'bone'"),
+        ([*PRETRAIN, "--stream", ","], "argument --stream: found []: "),
+        ([*PRETRAIN, "--loader", "fast"], "argument --loader: invalid choice: 'fast'"),
+        ([*PRETRAIN, "--cache-gb", "nan"], "argument --cache-gb: found 'nan': Input should be a finite number"),
+        ([*PRETRAIN, "--cach-gb", "3"], "unrecognized arguments: --cach-gb 3; nearest: --cache-gb"),
+        (["distill", "run", "--lr", "inf", "--epochs", "0"], "--lr: found 'inf': Input should be a finite number"),
+        (["evaluate", "run", "--stream", "joint,bone"], "argument --stream: invalid choice: 'joint,bone'"),
         (["pretrain", "pcm3pp", "--data", "d", "--dataset", "ntu61", "--protocol", "x", "--run", "r"], "ntu61"),
         (["synth", "--source", "nwucla", "--out", "raw"], "invalid choice: 'nwucla'"),
     ],
@@ -168,7 +273,6 @@ def test_preprocess_refuses_what_it_cannot_use(raw: Path, tmp_path: Path, capsys
     assert "empty.zip" in refused(capsys, "preprocess", "ntu", tmp_path / "empty.zip", *out)
     assert "none" in refused(capsys, "preprocess", "ntu", tmp_path / "none", *out)
     assert "unknown recipe" in refused(capsys, "preprocess", "ntu", raw, *out, "--recipe", "pcm4")
-    assert "-1" in refused(capsys, "preprocess", "ntu", raw, "--out", tmp_path / "data", "--workers", "-1", "--plain")
     assert not (tmp_path / "data").exists()
     assert "file" in refused(capsys, "preprocess", "ntu", raw, "--out", tmp_path / "file", "--workers", "0", "--plain")
 
@@ -235,7 +339,7 @@ def test_pretrain_evaluate_and_report_follow_each_other(
 def test_pretrain_refuses_in_one_line(
     options: Callable[..., PretrainOptions], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def say(*overrides: str, method: str = "pcm3pp", folder: Path = tmp_path / "run", **fields: object) -> str:
+    def say(*overrides: str, method: str = METHOD, folder: Path = tmp_path / "run", **fields: object) -> str:
         return refused(capsys, *pretrain_command(options(folder, *overrides, method=method, **fields)))
 
     assert "unknown key 'train.epoch'; nearest: train.epochs" in say("train.epoch=3")
@@ -272,7 +376,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.data.verify.verify_data", interrupt)
+    monkeypatch.setattr("pipelines.repair.stores.verify_data", interrupt)
     assert main("verify", tmp_path) == 130
     error = capsys.readouterr().err
     assert error.startswith("skelstream: interrupted")
@@ -284,7 +388,7 @@ def test_a_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
     def fail(*arguments: object, **options: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("flows.data.verify.verify_data", fail)
+    monkeypatch.setattr("pipelines.repair.stores.verify_data", fail)
     with pytest.raises(AssertionError):
         main("verify", tmp_path)
 
@@ -312,9 +416,10 @@ def test_the_command_ends_with_its_exit_code(arguments: Sequence[str], tmp_path:
 def test_a_terminated_command_runs_the_exit_handlers_so_that_no_embedded_server_outlives_it() -> None:
     program = (
         "import atexit, os, signal\n"
-        "from flows.cli import data as cli_data, main as cli\n"
+        "import pipelines.synthetic\n"
+        "from flows.cli import main as cli\n"
         "atexit.register(print, 'handlers ran')\n"
-        "cli_data._synth = lambda options: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "pipelines.synthetic.synthesize = lambda *words, **options: os.kill(os.getpid(), signal.SIGTERM)\n"
         "cli.main(['synth', '--source', 'ntu', '--out', 'unused'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

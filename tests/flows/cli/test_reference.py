@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from flows.cli.reference import documented, pages, write_pages
+from flows.cli.reference import pages, write_pages
+from flows.options.docstrings import read_docstrings
 from flows.tasks.config import DetectionTaskConfig
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference"
@@ -22,7 +23,7 @@ def test_every_option_and_every_argument_is_explained() -> None:
 
 
 def test_an_option_is_explained_where_its_base_explains_it() -> None:
-    about, fields = documented(DetectionTaskConfig)
+    about, fields = read_docstrings(DetectionTaskConfig)
     assert about == "Detection in untrimmed videos."
     assert fields["tious"] == "overlaps from which on a detection counts."
     assert fields["test_stride"] == "of a test window."

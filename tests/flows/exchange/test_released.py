@@ -1,6 +1,5 @@
 """`skelstream import-checkpoint`: a run folder that every later command takes as one."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from flows.cli.exchange import add_commands
+from flows.cli.main import main
 from flows.config import read_config
-from flows.evaluate import EvaluateOptions, evaluate
+from flows.evaluate import evaluate
 from flows.exchange.export import export
-from flows.exchange.released import ImportOptions, import_released
+from flows.exchange.released import import_released
+from flows.options import EvaluateOptions, ImportOptions, PretrainOptions
 from flows.pages.report import write_report
-from flows.pretrain import PretrainOptions, pretrain
+from flows.pretrain import pretrain
 from models.training.checkpoint import encoder_state, load_checkpoint
 from shards.errors import CheckpointError, ConfigError
 from shards.files import sha256_file
@@ -89,7 +89,7 @@ def test_imported_weights_can_be_evaluated_reported_and_exported(
     assert [row.subject for row in rows] == ["trained", "random encoder", "coordinates"]
     assert {row.stream for row in rows} == {"bone"}
     assert rows[0].checkpoint == "epoch_0451.pt"
-    state = encoder_state(load_checkpoint(run / "checkpoints" / "epoch_0451.pt"))
+    state = encoder_state(load_checkpoint(run / "checkpoints" / "epoch_0451.pt"), "bone")
     assert torch.equal(state["input_norm.running_mean"], weights["encoder_q_bone.input_norm.running_mean"])
     write_report([run], tmp_path / "report.html")
     card = (export(run, None, tmp_path / "export") / "README.md").read_text()
@@ -170,10 +170,7 @@ def test_a_bad_file_or_protocol_leaves_no_run(cmd: Path, store: Path, tmp_path: 
 
 
 def test_the_command_imports(cmd: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = argparse.ArgumentParser()
-    add_commands(root.add_subparsers())
     data = ["--data", str(store), "--dataset", "ntu60", "--protocol", "xview", "--stream", "motion"]
-    options = root.parse_args(["import-checkpoint", "cmd", str(cmd), "--run", str(tmp_path / "run"), *data])
-    options.command(options)
+    assert main(["import-checkpoint", "cmd", str(cmd), "--run", str(tmp_path / "run"), *data]) == 0
     assert "motion stream, 451 epochs" in capsys.readouterr().out
     assert read_config(tmp_path / "run" / "config.json").data.stream == "motion"

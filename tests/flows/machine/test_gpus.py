@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from flows.machine import gpus as lease
-from flows.machine.gpus import held, joined, leased, visible
+from flows.machine.gpus import held, joined, lease_gpus, visible
 from shards.errors import ConfigError
 from tests.patience import PATIENCE
 
@@ -180,47 +180,53 @@ def test_nothing_is_written_through_what_somebody_has_put_in_the_way(folder: Pat
 
 
 def test_the_cpu_needs_no_lease(folder: Path) -> None:
-    with leased(torch.device("cpu"), count=2, about="run") as devices:
+    with lease_gpus(torch.device("cpu"), count=2, about="run") as devices:
         assert devices == (torch.device("cpu"), torch.device("cpu"))
     assert not folder.exists()
 
 
 @pytest.mark.usefixtures("gpus")
 def test_a_training_takes_a_gpu_that_no_other_has() -> None:
-    with leased(torch.device("cuda"), about="one") as one, leased(torch.device("cuda"), count=2, about="two") as two:
+    with (
+        lease_gpus(torch.device("cuda"), about="one") as one,
+        lease_gpus(torch.device("cuda"), count=2, about="two") as two,
+    ):
         assert one == (torch.device("cuda", 0),)
         assert two == (torch.device("cuda", 1), torch.device("cuda", 2))
-    with leased(torch.device("cuda", 2), about="that very one") as devices:
+    with lease_gpus(torch.device("cuda", 2), about="that very one") as devices:
         assert devices == (torch.device("cuda", 2),)
 
 
 @pytest.mark.usefixtures("gpus")
 def test_a_rank_of_torchrun_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with leased(torch.device("cuda", 1), about="one"):
+    with lease_gpus(torch.device("cuda", 1), about="one"):
         monkeypatch.setenv("RANK", "1")
         monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(ConfigError, match="GPU-b held by"), leased(torch.device("cuda", 1), about="rank 1"):
+        with pytest.raises(ConfigError, match="GPU-b held by"), lease_gpus(torch.device("cuda", 1), about="rank 1"):
             pass
-        with leased(torch.device("cuda", 0), about="rank 0") as devices:
+        with lease_gpus(torch.device("cuda", 0), about="rank 0") as devices:
             assert devices == (torch.device("cuda", 0),)
 
 
 @pytest.mark.usefixtures("gpus")
 def test_ranks_that_we_started_join_our_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    with leased(torch.device("cuda", 1), about="starter"):
+    with lease_gpus(torch.device("cuda", 1), about="starter"):
         for name, value in {"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "skelstream"}.items():
             monkeypatch.setenv(name, value)
-        with leased(torch.device("cuda", 1), about="rank") as devices:
+        with lease_gpus(torch.device("cuda", 1), about="rank") as devices:
             assert devices == (torch.device("cuda", 1),)
 
 
 @pytest.mark.usefixtures("gpus")
 def test_who_shares_goes_ahead_and_still_keeps_out_who_does_not() -> None:
-    with leased(torch.device("cuda", 0), about="alone"), leased(torch.device("cuda", 0), share=True, about="shared"):
+    with (
+        lease_gpus(torch.device("cuda", 0), about="alone"),
+        lease_gpus(torch.device("cuda", 0), share=True, about="shared"),
+    ):
         pass
-    with leased(torch.device("cuda"), share=True, about="shared") as devices:
+    with lease_gpus(torch.device("cuda"), share=True, about="shared") as devices:
         assert devices == (torch.device("cuda", 0),)
-        with leased(torch.device("cuda"), about="alone") as others:
+        with lease_gpus(torch.device("cuda"), about="alone") as others:
             assert others == (torch.device("cuda", 1),)
 
 

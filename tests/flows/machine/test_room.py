@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from flows import evaluate
-from flows.config import PretrainConfig, read_config
-from flows.evaluate import EvaluateOptions
+from flows.config import DataConfig, PretrainConfig, change_values, read_config
 from flows.machine import room as guard
 from flows.machine.room import check_evaluate, check_preprocess, check_pretrain, kept_checkpoints, model_bytes
-from flows.options import LoaderOptions
-from flows.pretrain import PretrainOptions, open_mixture
-from models.objectives.pcm3pp import PCM3PPConfig
+from flows.options import EvaluateOptions, LoaderOptions, PretrainOptions
+from flows.pretrain import open_mixture, pretrain, resolve
+from flows.recipes import recipe
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
-from models.training.schedule import PostConfig, TrainConfig
+from models.training.schedule import Stage, TrainConfig
 from pipelines.loaders.split import Split
 from shards.errors import ShortageError
 
 CPU = torch.device("cpu")
 LOADER = LoaderOptions()
+DATA = DataConfig(dataset="ntu60", protocol="xview")
 
 
 @pytest.fixture
@@ -53,22 +53,37 @@ def test_bytes_of_a_model_are_those_of_its_checkpoint(run: Path, config: Pretrai
     path = latest_checkpoint(run)
     assert path is not None
     saved = load_checkpoint(path)
-    found = model_bytes(config.objective)
+    found = model_bytes(config)
     assert found.state == tensor_bytes(saved.objective.values())
     assert found.trained == tensor_bytes(saved.optimizer.values())
     assert found.checkpoint < path.stat().st_size
-    assert found.encoder == tensor_bytes(t for name, t in saved.objective.items() if name.startswith("encoder."))
+    assert found.encoder == tensor_bytes(t for name, t in saved.objective.items() if name.startswith("encoders."))
 
 
 def test_a_model_of_full_size_takes_no_memory_to_be_measured() -> None:
-    assert model_bytes(PCM3PPConfig()).checkpoint == pytest.approx(0.638e9, rel=0.01)
+    assert model_bytes(recipe("pcm3pp", DATA)).checkpoint == pytest.approx(0.638e9, rel=0.01)
 
 
 def test_a_decoder_that_no_term_needs_has_no_momentum() -> None:
-    pairs = ("base", "masked")
-    without = model_bytes(PCM3PPConfig(prediction_weight=0, pairs=pairs))
-    assert without.trained < model_bytes(PCM3PPConfig(pairs=pairs)).trained
-    assert without.state == model_bytes(PCM3PPConfig(pairs=pairs)).state
+    needed = change_values(recipe("pcm3pp", DATA), {"objective.pairs": ("base", "masked"), "train.stages": ()})
+    without = model_bytes(change_values(needed, {"objective.prediction_weight": 0.0}))
+    assert without.trained < model_bytes(needed).trained
+    assert without.state == model_bytes(needed).state
+
+
+@pytest.mark.parametrize("method", ["pcm3+tiny", "mamp+tiny", "skeletonclr+tiny"])
+def test_bytes_of_another_method_and_optimiser_are_those_of_its_checkpoint(
+    options: Callable[..., PretrainOptions], tmp_path: Path, method: str
+) -> None:
+    streams = ("joint", "bone") if method == "skeletonclr+tiny" else ("joint",)
+    asked = options(tmp_path / "run", "train.epochs=1", "train.optimizer.kind=adamw", method=method, streams=streams)
+    saved = load_checkpoint(pretrain(asked).checkpoint)
+    found = model_bytes(resolve(asked))
+    assert found.state == tensor_bytes(saved.objective.values())
+    # Adam counts the steps of each parameter besides
+    moments = [tensor for name, tensor in saved.optimizer.items() if not name.endswith("/step")]
+    assert found.moments * found.trained == tensor_bytes(moments)
+    assert found.encoder == tensor_bytes(t for name, t in saved.objective.items() if name.startswith("encoders.joint."))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +92,7 @@ def test_a_decoder_that_no_term_needs_has_no_momentum() -> None:
         TrainConfig(),
         TrainConfig(epochs=7, checkpoint_every=10, keep_checkpoints=3),
         TrainConfig(epochs=100, checkpoint_every=10, keep_checkpoints=2, keep_every=25),
-        TrainConfig(epochs=100, checkpoint_every=7, keep_checkpoints=4, post=PostConfig(epochs=51)),
+        TrainConfig(epochs=100, checkpoint_every=7, keep_checkpoints=4, stages=(Stage(name="post", epochs=51),)),
     ],
 )
 def test_checkpoints_at_the_end_are_those_that_pruning_leaves(train: TrainConfig) -> None:
@@ -92,7 +107,7 @@ def test_checkpoints_at_the_end_are_those_that_pruning_leaves(train: TrainConfig
 def test_a_disk_must_take_the_checkpoints_and_one_in_writing(
     config: PretrainConfig, split: Split, tmp_path: Path, room: Callable[..., None]
 ) -> None:
-    needed = (kept_checkpoints(config.train) + 1) * model_bytes(config.objective).checkpoint
+    needed = (kept_checkpoints(config.train) + 1) * model_bytes(config).checkpoint
     room(disk=needed)
     check_pretrain(config, split, LOADER, tmp_path / "run", CPU)
     room(disk=needed - 1)
@@ -103,7 +118,7 @@ def test_a_disk_must_take_the_checkpoints_and_one_in_writing(
 def test_checkpoints_that_are_there_need_no_room(
     config: PretrainConfig, split: Split, run: Path, room: Callable[..., None]
 ) -> None:
-    room(disk=model_bytes(config.objective).checkpoint)
+    room(disk=model_bytes(config).checkpoint)
     check_pretrain(config, split, LOADER, run, CPU)
 
 
@@ -111,7 +126,7 @@ def test_memory_must_take_the_model_and_a_resident_split(
     config: PretrainConfig, split: Split, tmp_path: Path, room: Callable[..., None]
 ) -> None:
     frames = split.num_frames * 2 * 25 * 3 * 4
-    needed = model_bytes(config.objective).training + frames
+    needed = model_bytes(config).training + frames
     room(memory=needed)
     check_pretrain(config, split, LOADER, tmp_path, CPU)
     room(memory=needed - 1)
@@ -125,7 +140,7 @@ def test_memory_must_take_the_model_and_a_resident_split(
 def test_ranks_on_the_cpu_share_its_memory(
     config: PretrainConfig, split: Split, tmp_path: Path, room: Callable[..., None]
 ) -> None:
-    room(memory=2 * model_bytes(config.objective).training)
+    room(memory=2 * model_bytes(config).training)
     stream = LoaderOptions(loader="stream")
     check_pretrain(config, split, stream, tmp_path, CPU, ranks=2)
     with pytest.raises(ShortageError, match="3 times parameters"):

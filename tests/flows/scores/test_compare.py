@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from flows.pretrain import PretrainOptions
+from flows.options import PretrainOptions
+from flows.pretrain import resolve
 from flows.scores.compare import Comparison, compare, compare_apart, load, pool_seeds, seed_groups, write
 from flows.scores.published import PUBLISHED
 from flows.tasks.config import EvaluateConfig
+from flows.tasks.official import official
 from flows.tasks.registry import TASKS
 from models.evaluation.results import TaskResult, write_results
 from shards.errors import ConfigError
@@ -58,7 +60,7 @@ def test_runs_that_differ_in_the_seed_alone_can_be_pooled(tmp_path: Path) -> Non
             overrides=overrides,
         )
         options.run.mkdir()
-        (options.run / "config.json").write_text(options.resolve().model_dump_json())
+        (options.run / "config.json").write_text(resolve(options).model_dump_json())
     runs = {str(tmp_path / name): seeds(value) for name, value in (("a", 0.5), ("b", 0.7), ("c", 0.9))}
     pooled = pool_seeds(runs)
     assert {name: [row.scores["accuracy"] for row in rows] for name, rows in pooled.items()} == {
@@ -116,7 +118,7 @@ def test_published_figures_are_left_out_where_the_setting_is_another_and_the_not
     [
         (
             {"options": {"crop": "centre"}},
-            "xview accuracy: found batch_size None in runs/b and 1024 in runs/a",
+            "xview accuracy: found batch_norm None in runs/b and False in runs/a",
         ),
         ({"fingerprint": "fff"}, "found data fingerprint 'fff' in runs/b and 'abc123' in runs/a, expected equal ones"),
         ({"recipe": "raw"}, "found recipe 'raw' in runs/b and 'pcm3' in runs/a"),
@@ -125,6 +127,24 @@ def test_published_figures_are_left_out_where_the_setting_is_another_and_the_not
 def test_figures_of_different_conditions_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compare({"runs/a": [result()], "runs/b": [result(**changes)]})
+
+
+def scored_as_gcn(**changes: Any) -> TaskResult:
+    options = TASKS["linear"].options(official("gcn"), "trained") | changes
+    return result(family="gcn", options=options, method="skeletonclr", scores={"accuracy": 0.7})
+
+
+def test_official_settings_of_two_families_compare_and_a_note_says_so() -> None:
+    found = compare({"runs/a": [result()], "runs/b": [scored_as_gcn()]})
+    assert [name for name in found.names if "published" not in name] == [
+        "runs/a (pcm3pp, joint)",
+        "runs/b (skeletonclr, joint)",
+    ]
+    assert found.notes[0] == "official settings of each encoder's family: gcn, gru"
+    with pytest.raises(ConfigError, match=r"found batch_size 128 in runs/b and 1024 in runs/a"):
+        compare({"runs/a": [result()], "runs/b": [scored_as_gcn(lr=0.1)]})
+    with pytest.raises(ConfigError, match=r"found data fingerprint"):
+        compare({"runs/a": [result(fingerprint="fff")], "runs/b": [scored_as_gcn()]})
 
 
 def test_figures_that_do_not_compare_can_be_told_apart_in_tables_of_their_own() -> None:
@@ -137,7 +157,7 @@ def test_figures_that_do_not_compare_can_be_told_apart_in_tables_of_their_own() 
         ("linear ntu60 xview", ["runs/b (pcm3pp, joint)"]),
         ("retrieval ntu60 xview", ["runs/b (pcm3pp, joint)"]),
     ]
-    assert "found batch_size None in runs/b and 1024 in runs/a, expected equal ones" in found[1].notes[0]
+    assert "found batch_norm None in runs/b and False in runs/a, expected equal ones" in found[1].notes[0]
     assert not any("table of its own" in note for made in (found[0], found[2]) for note in made.notes)
 
 

@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.scores.regression import Change, compare_rounds
 from flows.service import events
-from flows.service.events import evaluation_failed, evaluation_regressed, failure_told
+from flows.service.events import evaluation_failed, evaluation_regressed, report_failure
 from shards.errors import ConfigError
 from tests.flows.records import result
 from tests.patience import PATIENCE
@@ -52,7 +52,7 @@ def changes(before: float, now: float) -> list[Change]:
 
 def test_a_failed_evaluation_is_told_with_its_error(emitted: list[dict[str, Any]], tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
-    with pytest.raises(ConfigError, match="no such"), failure_told(run, ["linear", "retrieval"]):
+    with pytest.raises(ConfigError, match="no such"), report_failure(run, ["linear", "retrieval"]):
         raise ConfigError("found no such thing")
     (event,) = emitted
     assert event["event"] == "skelstream.evaluation.failed"
@@ -67,7 +67,7 @@ def test_a_failed_evaluation_is_told_with_its_error(emitted: list[dict[str, Any]
 
 
 def test_an_evaluation_that_is_cancelled_has_not_failed(emitted: list[dict[str, Any]]) -> None:
-    with pytest.raises(KeyboardInterrupt), failure_told(Path("a"), ["linear"]):
+    with pytest.raises(KeyboardInterrupt), report_failure(Path("a"), ["linear"]):
         raise KeyboardInterrupt
     assert emitted == []
 

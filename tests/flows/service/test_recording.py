@@ -14,7 +14,7 @@ from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
 
 from flows.machine.packages import HOME
-from flows.pretrain import PretrainOptions
+from flows.options import PretrainOptions
 from flows.service import recording, server
 from flows.service.client import check_server, find_named_url
 from flows.service.recording import record
@@ -151,6 +151,16 @@ def test_what_needs_a_server_is_refused_without_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(recording, "find_named_url", lambda: f"http://127.0.0.1:{free_port()}/api")
     with pytest.raises(ServerError, match="does not answer: ConnectError"):
         record("flows.deployments.preprocess.preprocess_flow", None, None)
+
+
+def test_a_plain_command_asks_nothing_of_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(recording, "_run", refuse)
+    begun: list[bool] = []
+    record("flows.deployments.preprocess.preprocess_flow", None, begun.append, plain=True)
+    assert begun == [False]
 
 
 def test_an_error_is_prefects_if_its_innermost_frame_but_for_other_libraries_is() -> None:

@@ -17,7 +17,7 @@ from flows.service.recovery import automations
 from flows.service.serve import FLOWS, Scheduled
 from flows.service.serve import serve as serve_here
 from shards.errors import ConfigError
-from tests.flows.conftest import TINY
+from tests.flows.conftest import METHOD
 from tests.flows.serving import PATIENCE, SKELSTREAM, artifacts, client, ended, environment, serve, until
 from tests.ports import free_port
 
@@ -29,10 +29,10 @@ def benchmark(folder: Path, store: Path, **changes: Any) -> Path:
         "name": "nightly",
         "data": str(store),
         "runs": str(folder / "runs"),
-        "methods": ["pcm3pp"],
+        "methods": [METHOD],
         "datasets": ["ntu60/xview"],
         "tasks": ["retrieval"],
-        "pretrain": dict(override.split("=", 1) for override in (*TINY, "train.epochs=1")),
+        "pretrain": {"train.epochs": 1},
         "device": "cpu",
     }
     path.write_text(yaml.safe_dump(known | changes))
@@ -55,14 +55,14 @@ def look_at_pages(opened: Callable[..., Any], screenshots: Path, server: str, ru
 
 
 def test_a_port_that_is_in_use_and_two_benchmarks_of_one_name_are_refused(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    file = benchmark(tmp_path, store)
+    nightly, other = (Scheduled(name, tmp_path, None, "UTC") for name in ("nightly", "benchmark"))
     with pytest.raises(ConfigError, match=r"nightly: found it twice .* expected a name of its own"):
-        serve_here([Scheduled("nightly", file, None, "UTC")] * 2)
+        serve_here([nightly, nightly])
     with pytest.raises(ConfigError, match="benchmark: found it twice"):
-        serve_here([Scheduled("benchmark", file, None, "UTC")])
+        serve_here([other])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.evaluate import EvaluateOptions, evaluate
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions
 from tests.flows.storage.shelves import Shelf
 
 

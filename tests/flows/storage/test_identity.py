@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.config import PretrainConfig, changed, read_config
-from flows.pretrain import PretrainOptions, pretrain
+from flows.config import PretrainConfig, change_values, read_config
+from flows.options import PretrainOptions
+from flows.pretrain import pretrain, resolve
 from flows.run_folder import read_run
 from flows.storage.identity import (
     about_features,
@@ -38,8 +39,8 @@ def data(run: Path) -> tuple[str, ...]:
 
 def test_all_that_a_run_depends_on_is_its_identity(config: PretrainConfig) -> None:
     others = [
-        (changed(config, {"train.seed": 1}), ["a"]),
-        (changed(config, {"views.frames": 8}), ["a"]),
+        (change_values(config, {"train.seed": 1}), ["a"]),
+        (change_values(config, {"views.frames": 8}), ["a"]),
         (config, ["b"]),
         (config, ["a", "b"]),
         (config, ["b", "a"]),
@@ -66,7 +67,7 @@ def test_a_run_of_another_identity_is_not_found(
     run: Path, config: PretrainConfig, data: tuple[str, ...], tmp_path: Path
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
-    assert find_run(tmp_path, changed(config, {"train.seed": 1}), data) is None
+    assert find_run(tmp_path, change_values(config, {"train.seed": 1}), data) is None
     assert find_run(tmp_path, config, ("000000000000",)) is None
     assert find_run(tmp_path, config, (*data, "000000000000")) is None
 
@@ -99,7 +100,7 @@ def test_a_run_given_more_epochs_since_is_another(
     more = options(tmp_path / "run", "train.epochs=3", resume=True)
     pretrain(more)
     assert find_run(tmp_path, config, data) is None
-    assert find_run(tmp_path, more.resolve(), data) == tmp_path / "run"
+    assert find_run(tmp_path, resolve(more), data) == tmp_path / "run"
 
 
 def test_what_a_run_saves_is_the_time_of_its_epochs(run: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_everything_is_found_with_its_state(shelf: Shelf) -> None:
         ("benchmark", "complete", shelf.benchmark),
     ]
     assert item(found, "store").about == "ntu, recipe pcm3, 48 samples"
-    assert item(found, "run").about == "pcm3pp ntu60 xview joint seed 0, epoch 2 of 2"
+    assert item(found, "run").about == "pcm3pp+tiny+no-post ntu60 xview joint seed 0, epoch 2 of 2"
     assert item(found, "results").about == "retrieval (3)"
     assert item(found, "features").about == "4 sets"
     assert item(found, "benchmark").about == "rounds once"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
-from flows.evaluate import EvaluateOptions, evaluate
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions
 from flows.run_folder import alone
 from flows.storage import prune
 from flows.storage.prune import Removal, plan_pruning, remove
@@ -204,7 +205,7 @@ def test_temporary_files_without_a_lock_go_when_they_have_rested(shelf: Shelf) -
     uploaded = half_written(shelf.data / ".ntu-pcm3-0123456789ab.uploaded", folder=True)
     assert planned(shelf) == []
     for path in (page, export, uploaded):
-        rest(path, prune.RESTED + 60)
+        rest(path, prune.MIN_REST_SECONDS + 60)
     removals = planned(shelf)
     assert set(paths(removals)) == {page, export, uploaded}
     (export / "part").write_bytes(b"more")  # somebody goes on with it
@@ -215,9 +216,9 @@ def test_temporary_files_without_a_lock_go_when_they_have_rested(shelf: Shelf) -
 def test_an_unfinished_conversion_goes_after_a_week_unless_somebody_works_on_it(shelf: Shelf) -> None:
     name = "ntu-pcm3-0123456789ab"
     work = half_written(shelf.data / f".{name}.partial", folder=True)
-    rest(work, prune.ABANDONED - 60)
+    rest(work, prune.ABANDONED_SECONDS - 60)
     assert planned(shelf) == []
-    rest(work, prune.ABANDONED + 60)
+    rest(work, prune.ABANDONED_SECONDS + 60)
     (removal,) = planned(shelf)
     assert removal.reason == "conversion that stopped 7 d ago; preprocess would go on with it"
     with locked(shelf.data / name):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from models.encoders.gru import Direction, EncoderConfig, GRUEncoder, ParallelForwardGRU
+from models.encoders.gru import Direction, GRUConfig, GRUEncoder, ParallelForwardGRU
 from models.evaluation.features import (
     Layer,
     coordinate_features,
@@ -24,6 +24,7 @@ from models.heads import Projector
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError, SkelstreamError
+from tests.models.standins import Frames, Wrapped
 
 DAMAGED = 7
 
@@ -38,7 +39,7 @@ def split(samples: int = 10, batch: int = 4, damaged: int | None = None) -> Iter
 
 def encoder(direction: Direction = "parallel_forward") -> GRUEncoder:
     torch.manual_seed(0)
-    built = GRUEncoder(EncoderConfig(hidden=4, layers=2, direction=direction))
+    built = GRUEncoder(GRUConfig(hidden=4, layers=2, direction=direction))
     with torch.no_grad():
         built(torch.randn(8, 6, 150))  # running statistics that differ from the initial ones
     return built
@@ -61,9 +62,9 @@ def test_a_feature_is_the_last_time_step_of_the_encoder_in_eval_mode() -> None:
     features = extract_features(model, split())
     model.eval()
     with torch.no_grad():
-        expected = torch.cat([model(batch.views["x"])[:, -1] for batch in split()])
+        expected = torch.cat([model(batch.views["x"]).frames[:, -1] for batch in split()])
     assert torch.equal(features.values, expected)
-    assert features.values.shape == (10, model.feature_size)
+    assert features.values.shape == (10, model.width)
     assert features.values.dtype == torch.float32
     assert torch.equal(features.label, torch.arange(10) % 3)
     assert torch.equal(features.sample_id, torch.arange(100, 110))
@@ -97,7 +98,7 @@ def slow_layers(model: GRUEncoder, x: Tensor) -> list[Tensor]:
 @torch.no_grad()
 def test_each_layer_is_that_of_a_frame_by_frame_loop() -> None:
     model = encoder()
-    projector = Projector(model.feature_size, 5)
+    projector = Projector(model.width, 5)
     layers = slow_layers(model, torch.cat([batch.views["x"] for batch in split()]))
     last = layers[-1][:, -1]
     first, _, second = projector.layers
@@ -127,7 +128,7 @@ def test_the_last_layer_is_the_last_output_to_the_bit(direction: Direction) -> N
 def test_reading_any_layer_leaves_the_encoder_as_it_was(layer: Layer) -> None:
     model = encoder().train()
     before = snapshot(model)
-    extract_features(model, split(), layer=layer, projector=Projector(model.feature_size, 5))
+    extract_features(model, split(), layer=layer, projector=Projector(model.width, 5))
     assert_untouched(model, before)
 
 
@@ -150,13 +151,21 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are(layer: str) ->
 
 
 def test_an_encoder_of_another_kind_has_no_layers_between() -> None:
-    assert layer_names(nn.Identity()) == ("last", "mean")
+    assert layer_names(Frames()) == ("last", "mean")
     x = torch.randn(3, 6, 4)
-    assert torch.equal(layer_reader(nn.Identity(), "mean")(x), x.mean(dim=1))
+    assert torch.equal(layer_reader(Frames(), "mean")(x), x.mean(dim=1))
     with pytest.raises(ConfigError, match=r"found layer 'layer1', expected one of last, mean$"):
-        layer_reader(nn.Identity(), "layer1")
+        layer_reader(Frames(), "layer1")
     with pytest.raises(ConfigError, match="no projector came with this encoder"):
-        layer_reader(nn.Identity(), "projector")
+        layer_reader(Frames(), "projector")
+
+
+def test_an_encoder_without_frames_has_no_mean_of_them() -> None:
+    assert layer_names(Wrapped(nn.Flatten())) == ("last",)
+    x = torch.randn(3, 6, 4)
+    assert torch.equal(layer_reader(Wrapped(nn.Flatten()))(x), x.flatten(1))
+    with pytest.raises(ConfigError, match=r"found layer 'mean', expected one of last$"):
+        layer_reader(Wrapped(nn.Flatten()), "mean")
 
 
 @pytest.mark.parametrize(("layer", "fine"), [("last", True), ("layer12", True), ("layer0", False), ("lasts", False)])
@@ -170,16 +179,16 @@ def test_names_of_layers_are_checked_in_options(layer: str, fine: bool) -> None:
 
 
 def test_frames_of_another_width_than_the_encoder_takes_are_told() -> None:
-    model = GRUEncoder(EncoderConfig(hidden=4, layers=1, input_size=147))
+    model = GRUEncoder(GRUConfig(hidden=4, layers=1, input_size=147))
     for layer in ("last", "layer1"):
         with pytest.raises(ConfigError, match=r"found frames of 150 entries .*, expected 147 as the encoder takes"):
             extract_features(model, split(), layer=layer)
 
 
 def test_the_projector_of_an_objective_is_found_in_its_state() -> None:
-    objective = PCM3PP(PCM3PPConfig(encoder=EncoderConfig(hidden=4), feature_dim=5, queue_size=8))
+    objective = PCM3PP(PCM3PPConfig(encoder=GRUConfig(hidden=4), feature_dim=5, queue_size=8))
     state = objective.state_dict()
-    projector = projector_from_state(state)
+    projector = projector_from_state(state, "joint")
     assert projector is not None
     x = torch.randn(3, 8)
     assert torch.equal(projector(x), objective.projector(x))
@@ -187,16 +196,28 @@ def test_the_projector_of_an_objective_is_found_in_its_state() -> None:
     own = projector.state_dict()["layers.0.weight"]
     assert own.data_ptr() != state["projector.layers.0.weight"].data_ptr()
     assert not projector.training
-    assert projector_from_state({name: t for name, t in state.items() if not name.startswith("projector.")}) is None
+    without = {name: t for name, t in state.items() if not name.startswith("projector.")}
+    assert projector_from_state(without, "joint") is None
+
+
+def test_of_several_projectors_that_of_the_stream_is_taken() -> None:
+    projectors = {stream: Projector(4, 3) for stream in ("joint", "bone")}
+    state = nn.ModuleDict({"projectors": nn.ModuleDict(projectors)}).state_dict()
+    x = torch.randn(3, 4)
+    for stream, projector in projectors.items():
+        found = projector_from_state(state, stream)
+        assert found is not None
+        assert torch.equal(found(x), projector(x))
+    assert projector_from_state(state, "motion") is None
 
 
 def test_half_a_projector_is_refused() -> None:
     state = {f"projector.{name}": tensor for name, tensor in Projector(4, 3).state_dict().items()}
     for name in state:
         with pytest.raises(CheckpointError, match=f"checkpoint: found missing {name}"):
-            projector_from_state({other: tensor for other, tensor in state.items() if other != name})
+            projector_from_state({other: tensor for other, tensor in state.items() if other != name}, "joint")
     with pytest.raises(CheckpointError, match="of shape"):
-        projector_from_state(state | {"projector.layers.0.bias": torch.zeros(7)})
+        projector_from_state(state | {"projector.layers.0.bias": torch.zeros(7)}, "joint")
 
 
 def test_no_batch_is_kept_in_memory_for_the_sake_of_its_last_frame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +229,7 @@ def test_no_batch_is_kept_in_memory_for_the_sake_of_its_last_frame(monkeypatch: 
         return cat(tensors)
 
     monkeypatch.setattr(torch, "cat", spy)
-    extract_features(nn.Identity(), split())
+    extract_features(Frames(), split())
     assert [tensor.shape[0] for tensor in kept[:3]] == [4, 4, 2]
     assert all(tensor.untyped_storage().nbytes() == tensor.numel() * 4 for tensor in kept[:3])
 
@@ -259,7 +280,7 @@ def test_a_feature_that_is_no_number_is_told_with_its_samples() -> None:
         encode(model, list(split(damaged=DAMAGED))[1], "cpu")
     nothing = (Views({"x": torch.full((30, 2, 3), torch.nan)}, torch.zeros(30).long(), torch.arange(30)) for _ in "1")
     with pytest.raises(SkelstreamError, match=r"samples \[0, 1, 2, 3, 4, 5, 6, 7, 8, 9\] and 20 more, expected"):
-        extract_features(nn.Identity(), nothing)
+        extract_features(Frames(), nothing)
 
 
 def test_a_split_without_samples_is_told() -> None:
@@ -278,10 +299,10 @@ def test_coordinate_features_are_the_flattened_view() -> None:
 def test_products_are_those_of_float32_whatever_the_device_would_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
 
-    class Encoder(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+    class Watching(Frames):
+        def encode(self, x_NTD: Tensor) -> Tensor:
             assert held
-            return x
+            return x_NTD
 
     @contextmanager
     def watched(precision: str, device: torch.device) -> Iterator[None]:
@@ -292,15 +313,15 @@ def test_products_are_those_of_float32_whatever_the_device_would_choose(monkeypa
 
     held: list[None] = []
     monkeypatch.setattr("models.evaluation.features.products", watched)
-    extract_features(Encoder(), split())
-    encode(Encoder(), next(split()), "cpu")
+    extract_features(Watching(), split())
+    encode(Watching(), next(split()), "cpu")
     assert asked == [("float32", "cpu")] * 4
 
 
 def test_half_precision_encoders_give_float32_features() -> None:
-    class Half(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.to(torch.bfloat16)
+    class Half(Frames):
+        def encode(self, x_NTD: Tensor) -> Tensor:
+            return x_NTD.to(torch.bfloat16)
 
     assert encode(Half(), next(split()), "cpu").dtype == torch.float32
 

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,25 +11,27 @@ from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from models.encoders.gru import EncoderConfig, GRUEncoder
+from models.encoders.gru import GRUConfig, GRUEncoder
 from models.evaluation.features import Features, extract_features
-from models.evaluation.linear import EncodedViews, LinearConfig, LinearResult, linear_evaluation, linear_head, score
+from models.evaluation.heads import LinearHead
+from models.evaluation.linear import EncodedViews, LinearConfig, LinearResult, linear_evaluation, score
+from models.training.divergence import DivergenceError
+from models.training.optimizers import SGDConfig
 from shards.batch import Views
 from shards.errors import ConfigError, SkelstreamError
+from tests.models.standins import Frames
 
 CLASSES, WIDTH = 4, 6
 
 
-class LastFrame(nn.Module):
+class LastFrame(Frames):
     """Passes its input on, and counts the samples it sees."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.samples = 0
+    samples = 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.samples += len(x)
-        return x
+    def encode(self, x_NTD: Tensor) -> Tensor:
+        self.samples += len(x_NTD)
+        return x_NTD
 
 
 @dataclass
@@ -97,51 +100,119 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def written_out(
-    settings: LinearConfig, batches: Callable[[int], Batches], test: tuple[Tensor, Tensor]
+    settings: LinearConfig, batches: Callable[[int], Batches], test: tuple[Tensor, Tensor], *, decay: float = 0.0
 ) -> tuple[list[float], Tensor, Tensor, Tensor]:
     """SGD with momentum by the gradient of the cross entropy: curve, last logits, weight and bias."""
     generator = torch.Generator().manual_seed(settings.seed)
-    weight = nn.init.normal_(torch.empty(CLASSES, WIDTH), std=0.01, generator=generator)
+    weight = nn.init.normal_(torch.empty(CLASSES, WIDTH), std=settings.init_std, generator=generator)
     bias = torch.zeros(CLASSES)
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    mean, var = torch.zeros(WIDTH), torch.ones(WIDTH)
     x, label = test
     curve = []
-    rate = settings.lr
     for epoch in range(settings.epochs):
-        rate *= 0.1 if epoch in settings.milestones else 1
-        for z, y in batches(epoch):
-            error = (z @ weight.T + bias).softmax(1) - F.one_hot(y, CLASSES)
+        drawn = list(batches(epoch))
+        for step, (z, y) in enumerate(drawn):
+            rate = written_out_rate(settings, epoch, step, len(drawn))
+            if settings.batch_norm:
+                if len(z) == 1:
+                    continue
+                mean, var = 0.9 * mean + 0.1 * z.mean(0), 0.9 * var + 0.1 * z.var(0)
+                z = (z - z.mean(0)) / (z.var(0, correction=0) + 1e-6).sqrt()
+            share = settings.label_smoothing
+            target = (1 - share) * F.one_hot(y, CLASSES) + share / CLASSES
+            error = (z @ weight.T + bias).softmax(1) - target
             gradients = [error.T @ z / len(z), error.mean(0)]
             for i, parameter in enumerate((weight, bias)):
-                velocity[i] = 0.9 * velocity[i] + gradients[i] + settings.weight_decay * parameter
+                velocity[i] = 0.9 * velocity[i] + gradients[i] + decay * parameter
                 parameter -= rate * velocity[i]
-        curve.append(((x @ weight.T + bias).argmax(1) == label).float().mean().item())
-    return curve, x @ weight.T + bias, weight, bias
+        seen = (x - mean) / (var + 1e-6).sqrt() if settings.batch_norm else x
+        curve.append(((seen @ weight.T + bias).argmax(1) == label).float().mean().item())
+    return curve, seen @ weight.T + bias, weight, bias
+
+
+def written_out_rate(settings: LinearConfig, epoch: int, step: int, steps: int) -> float:
+    done = epoch * steps + step
+    warm, last = settings.warmup_epochs * steps, settings.epochs * steps
+    if done < warm:
+        return settings.lr * (done + 1) / warm
+    if settings.schedule == "cosine":
+        fall = settings.lr - settings.min_lr
+        return settings.min_lr + fall * (1 + math.cos(math.pi * (done - warm) / (last - warm))) / 2
+    rate = settings.lr
+    for milestone in settings.milestones:
+        rate *= 0.1 if epoch >= milestone else 1
+    return rate
 
 
 @pytest.mark.parametrize("crop", ["random", "centre"])
-def test_the_layer_is_that_of_sgd_written_out(crop: str) -> None:
-    # 40 samples in batches of 16: the last batch of an epoch is smaller
-    train, test = Split(40, batch=16, noise=1.0), Split(60, noise=1.0, seed=1)
-    settings = config(epochs=4, batch_size=16, milestones=(1, 3), lr=0.3, weight_decay=0.01, seed=5, crop=crop)
+@pytest.mark.parametrize(
+    ("samples", "decay", "changes"),
+    [
+        # 40 samples in batches of 16: the last batch of an epoch is smaller
+        (40, 0.01, {"epochs": 4, "lr": 0.3}),
+        (40, 0.0, {"epochs": 5, "lr": 0.3, "label_smoothing": 0.3, "warmup_epochs": 2, "init_std": 0.5}),
+        (40, 0.0, {"epochs": 5, "lr": 0.3, "schedule": "cosine", "min_lr": 0.01, "warmup_epochs": 1}),
+        # 33: the last batch is a single sample, of which a batch norm has no statistics
+        (33, 0.0, {"epochs": 4, "lr": 0.3, "batch_norm": True}),
+    ],
+    ids=["decay", "smoothing", "cosine", "norm"],
+)
+def test_the_layer_is_that_of_sgd_written_out(crop: str, samples: int, decay: float, changes: dict[str, Any]) -> None:
+    train, test = Split(samples, batch=16, noise=1.0), Split(60, noise=1.0, seed=1)
+    changes = changes | {"optimizer": SGDConfig(weight_decay=decay)}
+    settings = config(**changes, batch_size=16, milestones=(1, 3), seed=5, crop=crop)
     stored = train.features()
 
     def drawn(epoch: int) -> Batches:
         return ((batch.views["x"][:, -1], batch.label) for batch in train.epoch(epoch))
 
     def kept(epoch: int) -> Batches:
-        order = torch.randperm(40, generator=torch.Generator().manual_seed((5 << 32) + epoch))
+        order = torch.randperm(samples, generator=torch.Generator().manual_seed((5 << 32) + epoch))
         return ((stored.values[rows], stored.label[rows]) for rows in order.split(16))
 
     scored = test.features()
     batches = drawn if crop == "random" else kept
-    curve, logits, weight, bias = written_out(settings, batches, (scored.values, scored.label))
+    curve, logits, weight, bias = written_out(settings, batches, (scored.values, scored.label), decay=decay)
     result = evaluate(train, test, settings)
     assert result.curve == pytest.approx(curve)
     assert len(set(result.curve)) > 1
     torch.testing.assert_close(result.logits, logits)
-    torch.testing.assert_close(result.head.weight, weight)
-    torch.testing.assert_close(result.head.bias, bias)
+    torch.testing.assert_close(result.head.linear.weight, weight)
+    torch.testing.assert_close(result.head.linear.bias, bias)
+
+
+def test_the_default_setting_is_that_of_torch_to_the_bit() -> None:
+    train, test, settings = Split(40, batch=16, noise=1.0), Split(60, noise=1.0, seed=1), config(epochs=6)
+    head = nn.Linear(WIDTH, CLASSES)
+    nn.init.normal_(head.weight, std=0.01, generator=torch.Generator().manual_seed(settings.seed))
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.SGD(head.parameters(), settings.lr, momentum=0.9, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(settings.milestones))
+    for epoch in range(settings.epochs):
+        for batch in train.epoch(epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(head(batch.views["x"][:, -1]), batch.label).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+    result = evaluate(train, test, settings)
+    assert torch.equal(result.head.linear.weight, head.weight)
+    assert torch.equal(result.head.linear.bias, head.bias)
+
+
+def test_every_so_many_epochs_are_scored_and_the_last_in_any_case() -> None:
+    train, test = Split(96, noise=2), Split(200, noise=2, seed=1)
+    every, some = (evaluate(train, test, config(epochs=8, lr=0.01, score_every=n)) for n in (1, 3))
+    assert every.scored_epochs == tuple(range(8))
+    assert some.scored_epochs == (2, 5, 7)
+    assert some.curve == tuple(every.curve[epoch] for epoch in some.scored_epochs)
+    assert some.best_epoch in some.scored_epochs
+
+
+def test_a_batch_norm_of_single_samples_has_nothing_to_learn_from() -> None:
+    settings = config(batch_norm=True, batch_size=1, crop="centre")
+    with pytest.raises(ConfigError, match="found no training batch, expected at least one of 2 samples"):
+        evaluate(Split(8), Split(20), settings)
 
 
 def test_features_are_left_as_they_are() -> None:
@@ -203,13 +274,17 @@ def test_features_of_unequal_width_are_refused() -> None:
 
 def test_a_rate_that_leads_to_infinity_is_told() -> None:
     settings = config(crop="centre", milestones=()).model_copy(update={"lr": 1e38})  # which no option gives
-    with pytest.raises(SkelstreamError, match=r"NaN or infinity in the logits after epoch \d+, .* lower the rate"):
+    with pytest.raises(
+        DivergenceError, match=r"linear, centre crop, epoch 0, step 1 .*: found the loss inf, .*: lower the"
+    ):
         evaluate(Split(240), Split(40), settings)
+    with pytest.raises(SkelstreamError, match=r"NaN or infinity in the logits after epoch \d+, .* lower the rate"):
+        evaluate(Split(32), Split(40), settings)
 
 
 def test_the_random_crop_reads_the_layer_that_is_asked_for() -> None:
     torch.manual_seed(0)
-    encoder = GRUEncoder(EncoderConfig(hidden=4, layers=2))
+    encoder = GRUEncoder(GRUConfig(hidden=4, layers=2))
     train, test = Split(40, width=150), Split(20, width=150)
     settings = config(epochs=2, crop="random")
     results = {}
@@ -222,9 +297,9 @@ def test_the_random_crop_reads_the_layer_that_is_asked_for() -> None:
 
 def test_the_head_begins_as_published_whatever_the_global_generator() -> None:
     torch.manual_seed(1)
-    first = linear_head(2048, 60, seed=3)
+    first = LinearHead(2048, 60, seed=3).linear
     torch.manual_seed(2)
-    again, other = linear_head(2048, 60, seed=3), linear_head(2048, 60, seed=4)
+    again, other = LinearHead(2048, 60, seed=3).linear, LinearHead(2048, 60, seed=4).linear
     assert torch.equal(first.weight, again.weight)
     assert not torch.equal(first.weight, other.weight)
     assert first.weight.std().item() == pytest.approx(0.01, rel=0.02)
@@ -253,7 +328,7 @@ def test_the_random_crop_is_encoded_in_every_epoch() -> None:
 
 def test_the_encoder_is_the_same_to_the_bit_afterwards() -> None:
     torch.manual_seed(0)
-    encoder = GRUEncoder(EncoderConfig(hidden=4, layers=1)).train()
+    encoder = GRUEncoder(GRUConfig(hidden=4, layers=1)).train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     test = extract_features(encoder, Split(20, width=150).epoch(0))
     linear_evaluation(EncodedViews(encoder, Split(40, width=150)), test, config(epochs=2), CLASSES)
@@ -309,11 +384,15 @@ def test_an_empty_split_is_refused() -> None:
 
 def test_the_defaults_are_the_published_setting() -> None:
     settings = LinearConfig()
-    assert (settings.epochs, settings.batch_size, settings.lr, settings.momentum) == (100, 1024, 0.1, 0.9)
-    assert (settings.milestones, settings.weight_decay, settings.crop) == ((20, 50, 80), 0.0, "random")
+    assert (settings.epochs, settings.batch_size, settings.lr, settings.gamma) == (100, 1024, 0.1, 0.1)
+    assert settings.optimizer == SGDConfig(momentum=0.9, nesterov=False, weight_decay=0.0)
+    assert (settings.milestones, settings.warmup_epochs, settings.crop) == ((20, 50, 80), 0, "random")
+    assert (settings.label_smoothing, settings.batch_norm, settings.init_std) == (0.0, False, 0.01)
 
 
-@pytest.mark.parametrize("changes", [{"crop": "full"}, {"epochs": 0}, {"lr": -1}, {"unknown": 1}])
+@pytest.mark.parametrize(
+    "changes", [{"crop": "full"}, {"epochs": 0}, {"lr": -1}, {"min_lr": 0.2}, {"label_smoothing": 1}, {"unknown": 1}]
+)
 def test_values_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         LinearConfig(**changes)

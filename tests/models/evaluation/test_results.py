@@ -61,7 +61,7 @@ def test_a_missing_file_and_another_version_are_told(tmp_path: Path) -> None:
     with pytest.raises(SkelstreamError, match=r"results\.json: found no results \(FileNotFoundError\)"):
         read_results(path)
     path.write_text('{"version": 1, "results": []}')
-    with pytest.raises(SkelstreamError, match="version 1, expected 2"):
+    with pytest.raises(SkelstreamError, match="version 1, expected 3"):
         read_results(path)
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from models.encoders.gru import EncoderConfig, GRUEncoder
+from models.encoders.gru import GRUConfig, GRUEncoder
 from models.exchange.export import Provenance, load_encoder, read_header, write_encoder
 from shards.errors import CheckpointError
 
@@ -20,43 +20,50 @@ SOURCE = Provenance(stream="bone", frames=32, recipe="pcm3", fingerprint="0123ab
 def _encoder(direction: str = "parallel_forward") -> GRUEncoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = GRUEncoder(EncoderConfig.model_validate({"hidden": 8, "layers": 2, "direction": direction}))
+        encoder = GRUEncoder(GRUConfig.model_validate({"hidden": 8, "layers": 2, "direction": direction}))
         encoder(torch.randn(4, 6, 150))  # moves the running statistics
     return encoder
 
 
+def _write(path: Path, encoder: GRUEncoder) -> None:
+    write_encoder(path, encoder.config, encoder, SOURCE)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    write_encoder(tmp_path / "encoder.safetensors", _encoder(), SOURCE)
+    _write(tmp_path / "encoder.safetensors", _encoder())
     return tmp_path / "encoder.safetensors"
 
 
 @pytest.mark.parametrize("direction", ["parallel_forward", "bidirectional"])
 def test_a_loaded_encoder_is_the_one_that_was_written(direction: str, tmp_path: Path) -> None:
     encoder, x = _encoder(direction), torch.randn(3, 5, 150)
-    write_encoder(tmp_path / "encoder.safetensors", encoder, SOURCE)
+    _write(tmp_path / "encoder.safetensors", encoder)
     loaded = load_encoder(tmp_path)
     assert loaded.config == encoder.config
     assert not loaded.training
     assert {n: t.tolist() for n, t in loaded.state_dict().items()} == {
         n: t.tolist() for n, t in encoder.state_dict().items()
     }
-    assert torch.equal(loaded(x), encoder.eval()(x))
+    assert isinstance(loaded, GRUEncoder)
+    expected = encoder.eval()(x)
+    assert torch.equal(loaded(x).feature, expected.feature)
+    assert torch.equal(loaded(x).frames, expected.frames)
 
 
 def test_the_folder_and_the_file_name_the_same_encoder(file: Path) -> None:
     x = torch.ones(1, 2, 150)
-    assert torch.equal(load_encoder(file)(x), load_encoder(str(file.parent))(x))
+    assert torch.equal(load_encoder(file)(x).frames, load_encoder(str(file.parent))(x).frames)
 
 
 def test_the_header_says_what_the_encoder_was_trained_on(file: Path) -> None:
     header = read_header(file)
     assert header.provenance == SOURCE
-    assert header.encoder == EncoderConfig(hidden=8, layers=2)
+    assert header.encoder == GRUConfig(hidden=8, layers=2)
 
 
 def test_equal_encoders_give_equal_bytes(file: Path, tmp_path: Path) -> None:
-    write_encoder(tmp_path / "again.safetensors", _encoder(), SOURCE)
+    _write(tmp_path / "again.safetensors", _encoder())
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
@@ -69,11 +76,11 @@ def test_loading_draws_from_no_generator(file: Path) -> None:
 def test_a_loaded_encoder_does_not_change_with_its_file(file: Path) -> None:
     x = torch.ones(1, 3, 150)
     encoder = load_encoder(file)
-    before = encoder(x)
+    before = encoder(x).frames
     with file.open("r+b") as opened:
         opened.seek(-4000, 2)
         opened.write(b"\xff" * 4000)
-    assert torch.equal(encoder(x), before)
+    assert torch.equal(encoder(x).frames, before)
 
 
 def _rewritten(file: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
@@ -97,8 +104,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "has one other bit": (_flip, "found other numbers than were written"),
     "is another program's": (lambda file: save_file({"a": torch.ones(2)}, file), "another program"),
     "has a later version": (
-        lambda file: _rewritten(file, lambda header, state: header.update(version=2)),
-        "found encoder format 2, expected 1",
+        lambda file: _rewritten(file, lambda header, state: header.update(version=3)),
+        "found encoder format 3, expected 2",
     ),
     "has another header": (lambda file: _rewritten(file, lambda header, state: header.pop("encoder")), "do not fit"),
     "lacks a tensor": (

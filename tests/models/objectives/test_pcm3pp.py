@@ -9,20 +9,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import GRUConfig
 from models.objectives.pcm3_names import from_reference_name, from_reference_state
-from models.objectives.pcm3pp import (
-    PCM3PP,
-    PCM3PPConfig,
-    StepOutput,
-)
+from models.objectives.pcm3pp import PCM3PP, Draws, PCM3PPConfig, StepOutput
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError
+from tests.models.standins import PROGRESS, push_keys
 
 N, T, D, H = 4, 6, 6, 8
-TINY = PCM3PPConfig(
-    encoder=EncoderConfig(hidden=H, layers=2, input_size=D), feature_dim=5, queue_size=7, prompt_width=3
-)
+TINY = PCM3PPConfig(encoder=GRUConfig(hidden=H, layers=2, input_size=D), feature_dim=5, queue_size=7, prompt_width=3)
 CONFIGS = {
     "default": {},
     "released joint variant": {
@@ -75,6 +70,15 @@ def _loss(output: StepOutput) -> Tensor:
     return torch.stack(list(output.terms.values())).sum()
 
 
+def _whole_step(model: PCM3PP, views: Views, draws: Draws) -> StepOutput:
+    """A step with all that moves around it, but for the parameters."""
+    model.before_step(PROGRESS)
+    output = model.step(views, draws)
+    _loss(output).backward()
+    push_keys(model, output)
+    return output
+
+
 class Slow:
     """The published step, read off the text: one frame, one sample, one pair after another."""
 
@@ -110,7 +114,7 @@ class Slow:
             outputs.append(hidden)
         return torch.stack(outputs, 1)
 
-    def encode(self, view: Tensor, prompt: str, encoder: str = "encoder", record: bool = True) -> Tensor:
+    def encode(self, view: Tensor, prompt: str, encoder: str = "encoders.joint", record: bool = True) -> Tensor:
         added = self.p[f"prompts.{prompt}"] if self.c.prompts else 0.0
         if self.c.encoder.prompt_place == "before_norm":
             x = self.batch_norm(view + added, f"{encoder}.input_norm", record)
@@ -180,13 +184,15 @@ class Slow:
         self.enqueue(keys["base"], "queue")
         if c.clip_queue:
             self.enqueue(keys["clip"], "clip_queue")
-        return StepOutput(terms, similarity, teacher, reconstruction, queries[c.pairs[0]][:, -1].detach())
+        pushed = (keys["base"], keys["clip"]) if c.clip_queue else (keys["base"],)
+        return StepOutput(terms, similarity, teacher, reconstruction, queries[c.pairs[0]][:, -1].detach(), pushed)
 
     @torch.no_grad()
     def keys(self, views: Views, starts: dict[str, int]) -> dict[str, Tensor]:
         for name in self.p:
             if name.startswith("key_") and "running" not in name and "num_batches" not in name:
-                self.p[name] = 0.999 * self.p[name] + 0.001 * self.p[name.removeprefix("key_")]
+                online = name.removeprefix("key_").replace("encoder.", "encoders.joint.")
+                self.p[name] = 0.999 * self.p[name] + 0.001 * self.p[online]
         last = self.prompted(self.encode(views.views["key"], "base", "key_encoder")[:, -1], "contrast", starts["key"])
         key = self.project(last, "key_projector")
         assert views.mix_partner is not None
@@ -235,6 +241,7 @@ def test_two_steps_equal_the_slow_reference(name: str) -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for step in range(2):
         slow, views, draws = Slow(model), _views(seed=step, per_sample=step == 1), model.draw(0, 0, step, N)
+        model.before_step(PROGRESS)
         found, wanted = model.step(views, draws), slow.step(views, dict(draws.prompt_starts))
         assert set(found.terms) == set(model.config.terms)
         assert all(float(value.detach()) == 0 for term, value in wanted.terms.items() if term not in found.terms)
@@ -248,9 +255,12 @@ def test_two_steps_equal_the_slow_reference(name: str) -> None:
         if found.reconstruction is not None and wanted.reconstruction is not None:
             _equal(found.reconstruction, wanted.reconstruction, "reconstruction")
         _equal(found.features, wanted.features, "features")
+        for here, there in zip(found.keys, wanted.keys, strict=True):
+            _equal(here, there, "keys")
         optimizer.zero_grad()
         _loss(found).backward()
         _loss(wanted).backward()
+        push_keys(model, found)
         for parameter_name, parameter in model.named_parameters():
             gradients = (parameter.grad, slow.p[parameter_name].grad)
             here, there = (torch.zeros_like(parameter) if g is None else g for g in gradients)
@@ -296,7 +306,8 @@ def test_equal_seeds_give_equal_steps() -> None:
     losses = []
     for _ in range(2):
         model = _model()
-        losses.append([_loss(model.step(_views(seed=s), model.draw(5, 0, s, N))).item() for s in range(3)])
+        outputs = [_whole_step(model, _views(seed=s), model.draw(5, 0, s, N)) for s in range(3)]
+        losses.append([_loss(output).item() for output in outputs])
     assert losses[0] == losses[1]
 
 
@@ -304,7 +315,7 @@ def test_the_twins_start_equal_and_get_no_gradient() -> None:
     model = _model()
     for name, parameter in model.encoder.named_parameters():
         assert torch.equal(model.key_encoder.get_parameter(name), parameter)
-    _loss(model.step(_views(), model.draw(0, 0, 0, N))).backward()
+    _whole_step(model, _views(), model.draw(0, 0, 0, N))
     twins = (*model.key_encoder.parameters(), *model.key_projector.parameters())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in twins)
 
@@ -325,7 +336,7 @@ def test_a_prompt_as_wide_as_the_features_starts_at_zero() -> None:
 
 
 def test_widths_follow_the_hidden_width_unless_given() -> None:
-    config = PCM3PPConfig(encoder=EncoderConfig(hidden=32), queue_size=8)
+    config = PCM3PPConfig(encoder=GRUConfig(hidden=32), queue_size=8)
     model = PCM3PP(config)
     assert config.feature_prompt_width == 4
     assert model.decoder.coordinates.in_features == 16
@@ -347,11 +358,50 @@ def test_evaluation_changes_nothing() -> None:
         assert torch.equal(tensor, before[name]), name
 
 
+def test_a_forward_pass_changes_nothing_but_running_statistics_so_that_a_step_can_be_repeated() -> None:
+    model = _model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first, again = (model(_views(), model.draw(0, 0, 0, N)) for _ in range(2))
+    for name, term in first.terms.items():
+        assert torch.equal(term, again.terms[name]), name
+    for name, tensor in first.kept.items():
+        assert torch.equal(tensor, again.kept[name]), name
+    for name, tensor in model.state_dict().items():
+        statistic = ".running_" in name or name.endswith("num_batches_tracked")
+        assert torch.equal(tensor, before[name]) == (not statistic), name
+
+
+def test_what_lies_in_the_kept_tensors_is_pushed_after_the_step() -> None:
+    model, other = (_model(TINY.model_copy(update={"clip_queue": True})) for _ in range(2))
+    outcome = model(_views(), model.draw(0, 0, 0, N))
+    model.after_step(outcome)
+    for number, (bank, former) in enumerate(zip(model.banks(), other.banks(), strict=True)):
+        assert torch.equal(bank.queue.keys[:N], outcome.kept[f"keys/{number}"])
+        assert torch.equal(bank.queue.keys[N:], former.queue.keys[N:])
+
+
+def test_the_prediction_is_the_decoders_output_and_there_is_none_without_a_decoder() -> None:
+    model, views = _model(), _views()
+    prediction = model.predict(views, model.draw(0, 0, 0, N))
+    assert torch.equal(prediction.predicted, model.step(views, model.draw(0, 0, 0, N)).reconstruction)
+    assert (prediction.view, prediction.masked) == ("target", "masked")
+    assert _model(_config("no masked prediction")).predictor == ()
+
+
+def test_a_prediction_needs_no_more_of_the_state_than_the_predictor_names() -> None:
+    model, other = _model(seed=0), _model(seed=1)
+    needed = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(model.predictor)}
+    other.load_state_dict(other.state_dict() | needed)
+    first, second = (m.eval().predict(_views(), model.draw(0, 0, 0, N)).predicted for m in (model, other))
+    assert torch.equal(first, second)
+    assert needed.keys() < model.state_dict().keys()
+
+
 def test_a_loaded_state_continues_as_the_saved_one() -> None:
     model, resumed = _model(seed=0), _model(seed=1)
-    model(_views(), model.draw(0, 0, 0, N))
+    _whole_step(model, _views(), model.draw(0, 0, 0, N))
     resumed.load_state_dict(model.state_dict())
-    terms, again = (m(_views(seed=1), m.draw(0, 0, 1, N)).terms for m in (model, resumed))
+    terms, again = (_whole_step(m, _views(seed=1), m.draw(0, 0, 1, N)).terms for m in (model, resumed))
     assert {name: value.item() for name, value in terms.items()} == {n: v.item() for n, v in again.items()}
 
 
@@ -457,12 +507,12 @@ def test_a_queue_of_its_own_leaves_everything_else_as_it_starts() -> None:
 
 def test_the_clip_with_a_queue_of_its_own_meets_no_key_of_the_other_pairs() -> None:
     model = _model(TINY.model_copy(update={"clip_queue": True}))
-    _loss(model.step(_views(), model.draw(0, 0, 0, N))).backward()
+    _whole_step(model, _views(), model.draw(0, 0, 0, N))
     assert not torch.equal(model.queue.keys[:N], model.clip_queue.keys[:N])
     output = model.step(_views(seed=1), model.draw(0, 0, 1, N))
     before = {pair: similarity.detach().clone() for pair, similarity in output.similarity.items()}
     twin = _model(TINY.model_copy(update={"clip_queue": True}))
-    twin.step(_views(), twin.draw(0, 0, 0, N))
+    _whole_step(twin, _views(), twin.draw(0, 0, 0, N))
     twin.clip_queue.keys.zero_()
     after = twin.step(_views(seed=1), twin.draw(0, 0, 1, N)).similarity
     assert {pair for pair in before if not torch.equal(before[pair], after[pair])} == {"clip"}
@@ -526,7 +576,7 @@ def test_an_option_out_of_range_or_unknown_is_refused_by_name(options: dict[str,
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("encoder_q.encoder.gru.weight_ih_l0_reverse", "encoder.layers.0.second.weight_ih_l0"),
+        ("encoder_q.encoder.gru.weight_ih_l0_reverse", "encoders.joint.layers.0.second.weight_ih_l0"),
         ("module.encoder_k.input_norm.running_mean", "key_encoder.input_norm.running_mean"),
         ("encoder_q.fc.2.bias", "projector.layers.2.bias"),
         ("encoder_k.fc.0.weight", "key_projector.layers.0.weight"),
@@ -539,6 +589,12 @@ def test_an_option_out_of_range_or_unknown_is_refused_by_name(options: dict[str,
 def test_reference_names_are_translated(name: str, expected: str) -> None:
     assert from_reference_name(name) == expected
     assert expected in PCM3PP(TINY).state_dict()
+
+
+def test_reference_names_lead_to_the_encoder_of_their_stream() -> None:
+    ours = from_reference_name("encoder_q.input_norm.bias", stream="bone")
+    assert ours == "encoders.bone.input_norm.bias"
+    assert ours in PCM3PP(TINY, stream="bone").state_dict()
 
 
 def test_a_reference_state_gets_our_shapes() -> None:

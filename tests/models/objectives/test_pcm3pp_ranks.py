@@ -9,14 +9,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.collectives import rank, world_size
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import GRUConfig
 from models.objectives.pcm3pp import PAIRS, PCM3PP, PCM3PPConfig
 from shards.batch import Views
+from tests.models.standins import PROGRESS, push_keys
 
 N, T, D, STEPS, RATE = 6, 6, 6, 2, 0.5
 
 TINY = PCM3PPConfig(
-    encoder=EncoderConfig(hidden=8, layers=2, input_size=D), feature_dim=5, queue_size=15, prompt_width=3, momentum=0.9
+    encoder=GRUConfig(hidden=8, layers=2, input_size=D), feature_dim=5, queue_size=15, prompt_width=3, momentum=0.9
 )
 CONFIGS = {
     "published": {},
@@ -59,8 +60,10 @@ def tell(model: PCM3PP, step: int) -> Iterator[tuple[str, Tensor]]:
     """One step with gradients averaged over the ranks, as DistributedDataParallel does; all there is to compare."""
     batch = views(step)
     model.zero_grad()
+    model.before_step(PROGRESS)
     output = model.step(batch, model.draw(0, 0, step, len(batch)))
     torch.stack(list(output.terms.values())).sum().backward()
+    push_keys(model, output)
     for name, term in output.terms.items():
         yield f"term {name}", mean_over_ranks(term.detach())
     for pair in PAIRS:

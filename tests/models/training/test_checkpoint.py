@@ -31,9 +31,10 @@ from shards.errors import CheckpointError
 def example(epoch: int = 10, within: int = 0, **changes: Any) -> Checkpoint:
     generator = torch.Generator().manual_seed(0)
     state = {
-        "encoder.weight": torch.randn(30, 40, generator=generator),
-        "encoder.norm.steps": torch.tensor(3),
-        "encoders": torch.zeros(1),
+        "encoders.joint.weight": torch.randn(30, 40, generator=generator),
+        "encoders.joint.norm.steps": torch.tensor(3),
+        "encoders.joints": torch.zeros(1),
+        "encoders.bone.weight": torch.zeros(2),
         "key_encoder.weight": torch.ones(2),
         "queue": torch.randn(4, 3, generator=generator),
     }
@@ -44,9 +45,10 @@ def example(epoch: int = 10, within: int = 0, **changes: Any) -> Checkpoint:
         config={"lr": 0.1 + 0.2, "milestones": [3]},
         meta={"fingerprint": "abc123", "recipe": "pcm3"},
         objective=state,
-        optimizer={"encoder.weight/momentum_buffer": torch.randn(30, 40, generator=generator)},
+        optimizer={"encoders.joint.weight/momentum_buffer": torch.randn(30, 40, generator=generator)},
         terms=torch.rand(within, 2, dtype=torch.float64, generator=generator),
         term_names=("a", "b"),
+        losses=torch.rand(epoch, dtype=torch.float64, generator=generator),
         **changes,
     )
 
@@ -65,6 +67,8 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     assert equal(loaded.objective, saved.objective)
     assert equal(loaded.optimizer, saved.optimizer)
     assert torch.equal(loaded.terms, saved.terms)
+    assert torch.equal(loaded.losses, saved.losses)
+    assert loaded.losses.shape == (10,)
 
 
 def test_equal_states_give_equal_bytes_in_any_folder(tmp_path: Path) -> None:
@@ -116,7 +120,7 @@ def test_another_fingerprint_is_refused_telling_both(tmp_path: Path, read: Any) 
 def test_the_header_tells_all_but_the_tensors_and_reads_none(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, example(within=4), keep=1)
     whole = load_checkpoint(path)
-    numbers = whole.objective["encoder.weight"].numpy().tobytes()
+    numbers = whole.objective["encoders.joint.weight"].numpy().tobytes()
     data = bytearray(path.read_bytes())
     data[data.index(numbers)] ^= 1
     path.write_bytes(data)
@@ -139,7 +143,8 @@ def test_a_damaged_header_is_found_without_reading_tensors(tmp_path: Path) -> No
 def test_one_flipped_bit_anywhere_in_a_tensor_is_found(tmp_path: Path, name: str, where: int) -> None:
     path = save_checkpoint(tmp_path, example(), keep=1)
     # the padding between the members of the archive holds nothing, so the bit is flipped where the numbers lie
-    numbers = getattr(example(), name)[f"encoder.weight{'/momentum_buffer' * (name == 'optimizer')}"].numpy().tobytes()
+    entry = f"encoders.joint.weight{'/momentum_buffer' * (name == 'optimizer')}"
+    numbers = getattr(example(), name)[entry].numpy().tobytes()
     data = bytearray(path.read_bytes())
     data[data.index(numbers) + range(len(numbers))[where]] ^= 1
     path.write_bytes(data)
@@ -219,7 +224,7 @@ def test_another_format_version_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("models.training.checkpoint.CHECKPOINT_VERSION", 1)
     path = save_checkpoint(tmp_path, example(), keep=1)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="found checkpoint format 1, expected 2"):
+    with pytest.raises(CheckpointError, match=r"found checkpoint format 1, expected 3: .* evaluate it with that"):
         read(path)
 
 
@@ -315,12 +320,15 @@ def test_what_killed_processes_left_goes_before_the_next_is_written(
 
 
 def test_the_encoder_state_is_the_online_encoder_alone() -> None:
-    assert encoder_state(example()).keys() == {"weight", "norm.steps"}
+    assert encoder_state(example(), "joint").keys() == {"weight", "norm.steps"}
+    assert encoder_state(example(), "bone").keys() == {"weight"}
 
 
 def test_an_objective_without_encoder_is_told() -> None:
-    with pytest.raises(CheckpointError, match=r"expected some under 'encoder\.'"):
-        encoder_state(replace(example(), objective={"head.weight": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match=r"expected some under 'encoders\.joint\.'"):
+        encoder_state(replace(example(), objective={"head.weight": torch.zeros(1)}), "joint")
+    with pytest.raises(CheckpointError, match=r"found the entries .*, expected some under 'encoders\.motion\.'"):
+        encoder_state(example(), "motion")
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
@@ -352,10 +360,10 @@ def test_an_optimiser_goes_on_when_the_file_of_its_checkpoint_is_gone(tmp_path: 
     parameter = nn.Parameter(torch.zeros(30, 40))
     optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
     path = save_checkpoint(tmp_path, example(), keep=1)
-    load_optimizer(optimizer, load_checkpoint(path).optimizer, {0: "encoder.weight"})
+    load_optimizer(optimizer, load_checkpoint(path).optimizer, {0: "encoders.joint.weight"})
     path.write_bytes(bytes(path.stat().st_size))
     buffer = optimizer.state[parameter]["momentum_buffer"]
-    assert torch.equal(buffer, example().optimizer["encoder.weight/momentum_buffer"])
+    assert torch.equal(buffer, example().optimizer["encoders.joint.weight/momentum_buffer"])
 
 
 def test_optimiser_state_of_an_unknown_parameter_is_refused() -> None:

@@ -30,11 +30,12 @@ import torch
 import torch.distributed as dist
 import tensorboard.summary.writer.record_writer
 from models.collectives import rank, world_size
-from models.encoders.gru import EncoderConfig
+from models.encoders.gru import GRUConfig
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
-from models.training.distributed import agree, exchange, leader_first, process_group, together
+from models.training.distributed import check_agreement, exchange, leader_first, process_group, run_together
 from models.training.engine import train
-from models.training.schedule import PostConfig, TrainConfig
+from models.training.optimizers import AdamWConfig
+from models.training.schedule import Stage, TrainConfig
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError
 
@@ -76,24 +77,54 @@ class NanOnTheLastRank(PCM3PP):
     def forward(self, views, draws):
         outcome = super().forward(views, draws)
         factor = float("nan") if rank() == 1 and int(views.sample_id[0]) // 10 == 3 else 1.0
-        return outcome._replace(terms={name: factor * term for name, term in outcome.terms.items()})
+        return replace(outcome, terms={name: factor * term for name, term in outcome.terms.items()})
 
 
-def fit(run, before=lambda epoch, step: None, kind=PCM3PP, objective={}, resume=False, meta="f", probe=None, **train_):
-    small = {"encoder": EncoderConfig(input_size=6, hidden=8), "queue_size": 16, "feature_dim": 5}
+class Shifted(PCM3PP):
+    '''Its views are shifted, by what rank 0 alone computes of the whole split between epochs.'''
+
+    def __init__(self, config, seed):
+        super().__init__(config, seed)
+        self.register_buffer("shift", torch.full((6,), float(rank())))
+
+    def begin_epoch(self, progress, split):
+        assert rank() == 0, "the split is for rank 0 alone"
+        self.eval()
+        rows = torch.cat([views.views["x"].flatten(0, 1) for views in split()])
+        self.shift.mul_(0.5).add_(rows.mean(0) + progress.epoch)
+
+    def forward(self, views, draws):
+        moved = {name: view + self.shift for name, view in views.views.items()}
+        return super().forward(replace(views, views=moved), draws)
+
+
+def split():
+    for number in range(2):
+        x = torch.randn(3, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+        yield Views({"x": x}, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+
+
+def post(term):
+    return (Stage(name="post", epochs=1, lr=0.05, terms=(term,)),)
+
+
+def fit(run, before=lambda epoch, step: None, kind=PCM3PP, objective={}, resume=False, meta="f", probe=None, **more):
+    small = {"encoder": GRUConfig(input_size=6, hidden=8), "queue_size": 16, "feature_dim": 5}
     config = {
         "epochs": 2, "batch_size": 4, "lr": 0.1, "milestones": (1,), "checkpoint_every": 1, "log_every": 2,
-        "post": PostConfig(epochs=1, lr=0.05, terms=("distill",)), "explosion": 0, "seed": 3,
+        "stages": post("distill"), "explosion": 0, "seed": 3,
     }
     # each rank begins with other parameters: those of rank 0 count
     model = kind(PCM3PPConfig(**small | objective), seed=rank()).double()
     return train(
-        model, Slices(before), TrainConfig(**config | train_), out / run, meta={"fingerprint": meta}, resume=resume,
-        probe=probe,
+        model, Slices(before), TrainConfig(**config | more), out / run, meta={"fingerprint": meta}, resume=resume,
+        probe=probe, split=split,
     )
 
 
 BASE = {"pairs": ("base",), "prediction_weight": 0.0}
+ADAMW = {"optimizer": AdamWConfig(layer_decay=0.5), "lr": 0.01, "clip": 0.5, "epochs": 5, "stages": ()}
+ADAMW |= {"schedule": "plateau", "patience": 1}
 
 
 def terminated(whose):
@@ -115,9 +146,9 @@ def broken(epoch, step):
         raise RuntimeError("the loader of rank 1 is broken")
 
 
-def probe(encoder):
+def probe(encoders):
     assert rank() == 0, "the probe is for rank 0 alone"
-    encoder.eval()
+    encoder = encoders["joint"].eval()
     return {"norm": encoder.input_norm.running_mean.norm().item()}
 
 
@@ -129,7 +160,7 @@ def fails_on_one():
 def exchanged():
     values = exchange({"rank": rank(), "text": "\\u00e9" * (3 * rank())})
     told = leader_first(lambda: ["of rank", rank()])
-    return [values, told, together(lambda: rank())]
+    return [values, told, run_together(lambda: rank())]
 
 
 def in_group():
@@ -153,14 +184,20 @@ SCENARIOS = {
     "data": (2, lambda: fit("data", meta=f"data{rank()}")),
     "resume": (2, lambda: fit("resume", resume=rank() == 1)),
     "uneven": (3, lambda: fit("uneven")),
-    "terms": (2, lambda: fit("terms", post=PostConfig(epochs=1, terms=("twist",)))),
+    "terms": (2, lambda: fit("terms", stages=post("twist"))),
     "nan": (2, lambda: fit("nan", kind=NanOnTheLastRank)),
     "full": (2, lambda: fit("full", before=full())),
     "broken": (2, lambda: fit("broken", before=broken)),
     "probe": (2, lambda: fit("probe", probe=probe if rank() == 0 else None, probe_every=2)),
-    "together": (2, lambda: together(fails_on_one)),
+    "epochs_1": (1, lambda: fit("epochs_1", kind=Shifted)),
+    "epochs_2": (2, lambda: fit("epochs_2", kind=Shifted)),
+    "stop_epochs": (2, lambda: fit("epochs_parts", kind=Shifted, before=terminated([0]))),
+    "go_on_epochs": (2, lambda: fit("epochs_parts", kind=Shifted, resume=True)),
+    "adamw_1": (1, lambda: fit("adamw_1", **ADAMW)),
+    "adamw_2": (2, lambda: fit("adamw_2", **ADAMW)),
+    "together": (2, lambda: run_together(fails_on_one)),
     "exchange": (2, exchanged),
-    "agree": (2, lambda: agree({"same": [1], "nested": {"inner": {"one": 1, "rank": rank()}}})),
+    "agree": (2, lambda: check_agreement({"same": [1], "nested": {"inner": {"one": 1, "rank": rank()}}})),
 }
 
 
@@ -276,6 +313,22 @@ def test_parameters_without_gradient_are_left_alone_on_two_ranks_as_on_one(out: 
     assert not any(name.startswith("decoder.") for name in state.optimizer), "weight decay would have moved it"
 
 
+def test_what_rank_0_computes_between_epochs_reaches_all(out: Path) -> None:
+    assert_close(out / "epochs_1", out / "epochs_2")
+    states = [last(out / run).objective for run in ("epochs_2", "whole_2")]
+    assert not torch.equal(states[0]["projector.layers.0.weight"], states[1]["projector.layers.0.weight"])
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_with_what_was_computed_before_it(out: Path) -> None:
+    assert_close(out / "epochs_1", out / "epochs_parts")
+    assert json.loads((out / "stop_epochs.ends.json").read_text()) == [-15, -15]
+
+
+def test_clipping_groups_and_plateaus_are_those_of_the_joint_batch(out: Path) -> None:
+    assert_close(out / "adamw_1", out / "adamw_2")
+    assert len({line["lr"] for line in log(out / "adamw_2")}) > 1
+
+
 @pytest.mark.parametrize("run", ["from_2_to_1", "from_1_to_4", "from_2_to_2"])
 def test_a_run_goes_on_with_another_number_of_ranks(out: Path, run: str) -> None:
     assert_close(out / "whole_1", out / run)
@@ -317,7 +370,7 @@ def test_a_run_in_the_folder_is_refused_on_all_ranks(out: Path) -> None:
 
 def test_unknown_terms_of_the_post_stage_are_refused_on_all_ranks(out: Path) -> None:
     ((error, text),) = errors(out, "terms")
-    assert (error, text.partition(",")[0]) == ("ConfigError", "found post.terms ['twist']")
+    assert (error, text.partition(",")[0]) == ("ConfigError", "found stages of the terms ['twist']")
 
 
 def test_a_loss_that_is_no_number_on_one_rank_stops_all_with_the_samples_of_that_rank(out: Path) -> None:
@@ -400,4 +453,4 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     assert distributed.parallel(module) is module
     assert distributed.exchange({"a": 1}) == [{"a": 1}]
     assert distributed.leader_first(lambda: (1, 2)) == (1, 2)
-    distributed.agree({"a": 1})
+    distributed.check_agreement({"a": 1})

@@ -1,69 +1,34 @@
 import json
 import logging
-import math
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.encoders.gru import EncoderConfig
-from models.objectives.outcome import Outcome
+from models.encoders.encoder import Encoder
+from models.encoders.gru import GRUConfig
+from models.objectives.objective import Outcome, ParameterGroup, Progress, Split
 from models.objectives.pcm3pp import PCM3PP, PCM3PPConfig
 from models.training.checkpoint import latest_checkpoint, load_checkpoint
 from models.training.divergence import DivergenceError
 from models.training.engine import train
+from models.training.optimizers import AdamConfig, AdamWConfig, SGDConfig
 from models.training.runlog import LOG, TIME_FIELDS, read_log
-from models.training.schedule import PostConfig, TrainConfig, learning_rate
+from models.training.schedule import Stage, TrainConfig
 from shards.batch import Views
 from shards.errors import CheckpointError, ConfigError
+from tests.models.standins import BATCH, WIDTH, Parabola, Tiny
 
-STEPS, BATCH, WIDTH = 7, 4, 5
+STEPS = 7
 META = {"fingerprint": "abc123", "recipe": "pcm3"}
-
-
-class Tiny(nn.Module):
-    """An encoder, a queue that each step writes into, a twin without gradient, and draws that matter."""
-
-    queue: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.encoder = nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 3))
-        self.twin = nn.Linear(WIDTH, 3).requires_grad_(False)
-        for parameter in (*self.encoder[1].parameters(), *self.twin.parameters()):
-            nn.init.normal_(parameter, generator=generator)
-        self.register_buffer("queue", torch.randn(8, 3, generator=generator))
-
-    def draw(self, seed: int, epoch: int, step: int, n: int) -> Tensor:
-        return torch.rand(n, 1, generator=torch.Generator().manual_seed((seed * 100 + epoch) * 100 + step))
-
-    def forward(self, views: Views, draws: Tensor) -> Outcome:
-        query = self.encoder(views.views["x"] * draws)
-        key = self.twin(views.views["x"])
-        terms = {
-            "pull": (query - key).square().mean(),
-            "push": 0.1 * (query @ self.queue.clone().T).logsumexp(1).mean(),
-        }
-        if self.training:
-            self._update(key)
-        return Outcome(terms, {}, query.detach())
-
-    @torch.no_grad()
-    def _update(self, key: Tensor) -> None:
-        self.queue.copy_(torch.cat([key, self.queue[:-BATCH]]))
-        self.twin.weight.lerp_(self.encoder[1].weight, 0.1)
 
 
 @dataclass
@@ -86,6 +51,11 @@ class TinyViews:
 
 def signal_at(epoch: int, step: int, number: signal.Signals = signal.SIGINT) -> TinyViews:
     return TinyViews(lambda *position: signal.raise_signal(number) if position == (epoch, step) else None)
+
+
+def post(epochs: int, terms: tuple[str, ...] = ("pull",), **options: Any) -> tuple[Stage, ...]:
+    """One stage after the main one."""
+    return (Stage(name="post", epochs=epochs, terms=terms, **options),)
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -111,25 +81,8 @@ def assert_equal_runs(left: Path, right: Path) -> None:
     assert lines_without_time(left) == lines_without_time(right)
 
 
-class Parabola(nn.Module):
-    """One parameter, and a target that each step draws."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-        nn.init.constant_(self.encoder.weight, 2.0)
-
-    def draw(self, seed: int, epoch: int, step: int, n: int) -> float:
-        return seed + 0.1 * epoch + 0.01 * step
-
-    def forward(self, views: Views, draws: float) -> Outcome:
-        weight = self.encoder.weight.squeeze()
-        terms = {"near": 0.5 * (weight - draws).square(), "far": 0.5 * weight}
-        return Outcome(terms, {}, torch.eye(4, 3, dtype=torch.float64))
-
-
 def test_the_steps_are_those_of_sgd_written_out(tmp_path: Path) -> None:
-    settings = config(epochs=3, milestones=(1, 2), lr=0.1, weight_decay=0.01, seed=1)
+    settings = config(epochs=3, milestones=(1, 2), lr=0.1, optimizer=SGDConfig(weight_decay=0.01), seed=1)
     model = Parabola()
     result = train(model, TinyViews(), settings, tmp_path, meta=META)
     weight, velocity, losses, norms = 2.0, 0.0, [], []
@@ -140,7 +93,7 @@ def test_the_steps_are_those_of_sgd_written_out(tmp_path: Path) -> None:
             norms.append(abs(weight - target + 0.5))
             velocity = 0.9 * velocity + (weight - target) + 0.5 + 0.01 * weight
             weight -= 0.1 * 0.1**epoch * velocity
-    assert model.encoder.weight.item() == pytest.approx(weight, rel=1e-12)
+    assert model.weight.item() == pytest.approx(weight, rel=1e-12)
     for name, values in (("loss", losses), ("norm", norms)):
         found = [line["loss"] if name == "loss" else line["metrics"]["gradient_norm"] for line in result.curves]
         assert found == pytest.approx([sum(values[i : i + STEPS]) / STEPS for i in (0, STEPS, 2 * STEPS)], rel=1e-12)
@@ -148,7 +101,7 @@ def test_the_steps_are_those_of_sgd_written_out(tmp_path: Path) -> None:
 
 
 def test_the_post_stage_sums_its_terms_at_its_rate_with_fresh_momentum(tmp_path: Path) -> None:
-    settings = config(epochs=1, lr=0.1, weight_decay=0.0, post=PostConfig(epochs=2, lr=0.03, terms=("near",)))
+    settings = config(epochs=1, lr=0.1, optimizer=SGDConfig(weight_decay=0.0), stages=post(2, terms=("near",), lr=0.03))
     model = Parabola()
     result = train(model, TinyViews(), settings, tmp_path, meta=META)
     weight, velocity, losses = 2.0, 0.0, []
@@ -160,7 +113,7 @@ def test_the_post_stage_sums_its_terms_at_its_rate_with_fresh_momentum(tmp_path:
             losses.append(0.5 * (weight - target) ** 2 + far * weight)
             velocity = 0.9 * velocity + (weight - target) + far
             weight -= (0.1 if epoch == 0 else 0.03) * velocity
-    assert model.encoder.weight.item() == pytest.approx(weight, rel=1e-12)
+    assert model.weight.item() == pytest.approx(weight, rel=1e-12)
     assert [line["loss"] for line in result.curves] == pytest.approx(
         [sum(losses[i : i + STEPS]) / STEPS for i in (0, STEPS, 2 * STEPS)], rel=1e-12
     )
@@ -169,8 +122,59 @@ def test_the_post_stage_sums_its_terms_at_its_rate_with_fresh_momentum(tmp_path:
     assert (result.epochs, result.steps) == (3, 3 * STEPS)
 
 
+def test_a_stage_may_go_on_with_all_terms_and_the_momentum_it_finds(tmp_path: Path) -> None:
+    stages = (Stage(name="on", epochs=1, lr=0.03, fresh=False), Stage(name="left-out"), Stage(name="new", epochs=1))
+    model = Parabola()
+    train(
+        model, TinyViews(), config(epochs=1, lr=0.1, optimizer=SGDConfig(weight_decay=0.0), stages=stages),
+        tmp_path, meta=META,
+    )  # fmt: skip
+    weight, velocity = 2.0, 0.0
+    for epoch, rate in enumerate((0.1, 0.03, 0.002)):
+        velocity = 0.0 if epoch == 2 else velocity
+        for step in range(STEPS):
+            velocity = 0.9 * velocity + (weight - 0.1 * epoch - 0.01 * step) + 0.5
+            weight -= rate * velocity
+    assert model.weight.item() == pytest.approx(weight, rel=1e-12)
+    assert files(tmp_path) == ["epoch_0001.pt", "epoch_0002.pt", "epoch_0003.pt"]
+
+
+def test_groups_of_the_objective_have_their_rate_and_their_decay(tmp_path: Path) -> None:
+    class Slow(Parabola):
+        def groups(self) -> tuple[ParameterGroup, ...]:
+            return (ParameterGroup(("encoders.joint.inner.weight",), rate=0.5, decay=False),)
+
+    model = Slow()
+    result = train(
+        model, TinyViews(), config(epochs=1, lr=0.1, optimizer=SGDConfig(weight_decay=0.5)), tmp_path, meta=META
+    )
+    weight, velocity = 2.0, 0.0
+    for step in range(STEPS):
+        velocity = 0.9 * velocity + (weight - 0.01 * step) + 0.5
+        weight -= 0.05 * velocity
+    assert model.weight.item() == pytest.approx(weight, rel=1e-12)
+    assert [line["lr"] for line in result.curves] == [0.1]
+
+
+@pytest.mark.parametrize("scope", ["all", "each"])
+def test_a_gradient_is_clipped_and_the_log_has_its_length_before(tmp_path: Path, scope: str) -> None:
+    settings = config(epochs=1, lr=0.1, optimizer=SGDConfig(weight_decay=0.0), clip=0.25, clip_scope=scope)
+    model = Parabola()
+    result = train(model, TinyViews(), settings, tmp_path, meta=META)
+    weight, velocity, norms = 2.0, 0.0, []
+    for step in range(STEPS):
+        gradient = weight - 0.01 * step + 0.5
+        norms.append(abs(gradient))
+        velocity = 0.9 * velocity + gradient * min(1, 0.25 / (abs(gradient) + 1e-6))
+        weight -= 0.1 * velocity
+    assert model.weight.item() == pytest.approx(weight, rel=1e-12)
+    assert result.curves[0]["metrics"]["gradient_norm"] == pytest.approx(sum(norms) / STEPS, rel=1e-12)
+    assert result.curves[0]["metrics"]["gradient_norm_max"] == pytest.approx(max(norms), rel=1e-12)
+    assert min(norms) > 0.25
+
+
 def test_the_last_checkpoint_of_the_main_stage_stays_for_good(tmp_path: Path) -> None:
-    settings = config(epochs=3, keep_checkpoints=1, checkpoint_every=1, post=PostConfig(epochs=3, terms=("pull",)))
+    settings = config(epochs=3, keep_checkpoints=1, checkpoint_every=1, stages=post(3))
     train(Tiny(), TinyViews(), settings, tmp_path, meta=META)
     assert files(tmp_path) == ["epoch_0003.pt", "epoch_0006.pt"]
     kept = load_checkpoint(tmp_path / "checkpoints" / "epoch_0003.pt")
@@ -192,10 +196,11 @@ def test_checkpoints_come_within_an_epoch_on_request(tmp_path: Path) -> None:
 
 def test_terms_of_the_post_stage_that_the_objective_lacks_are_refused_before_the_first_update(tmp_path: Path) -> None:
     model, before = Tiny(), Tiny()
-    settings = config(post=PostConfig(epochs=1, terms=("pull", "twist")))
-    with pytest.raises(ConfigError, match=r"found post.terms \['pull', 'twist'\], expected some of \['pull', 'push'\]"):
+    settings = config(stages=post(1, terms=("pull", "twist")))
+    message = r"found stages of the terms \['pull', 'twist'\], expected some of \['pull', 'push'\]"
+    with pytest.raises(ConfigError, match=message):
         train(model, TinyViews(), settings, tmp_path, meta=META)
-    assert torch.equal(model.encoder[1].weight, before.encoder[1].weight)
+    assert torch.equal(model.encoder.inner[1].weight, before.encoder.inner[1].weight)
 
 
 def test_a_run_leaves_checkpoints_log_and_result(tmp_path: Path) -> None:
@@ -224,7 +229,7 @@ def test_equal_runs_are_equal_to_the_bit_and_another_seed_is_another_run(tmp_pat
 
 @pytest.mark.parametrize("stop", [(0, 0), (0, 1), (1, 4), (1, STEPS - 1), (2, 0), (3, 3), (4, 0), (4, 1), (5, 0)])
 def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(tmp_path: Path, stop: tuple[int, int]) -> None:
-    settings = config(post=PostConfig(epochs=2, terms=("pull",)))
+    settings = config(stages=post(2))
     train(Tiny(), TinyViews(), settings, tmp_path / "whole", meta=META)
     with pytest.raises(KeyboardInterrupt):
         train(Tiny(), signal_at(*stop), settings, tmp_path / "parts", meta=META)
@@ -237,6 +242,120 @@ def test_an_interrupted_and_resumed_run_equals_an_undisturbed_one(tmp_path: Path
     main = "checkpoints/epoch_0004.pt"
     assert (tmp_path / "whole" / main).read_bytes() == (tmp_path / "parts" / main).read_bytes()
     assert [line["epoch"] for line in result.curves] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("stop", [(0, 0), (1, 4), (2, 0), (3, 1)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": AdamConfig(weight_decay=0.01)},
+        {"optimizer": AdamWConfig(layer_decay=0.5), "schedule": "cosine", "min_lr": 1e-3},
+        {"optimizer": SGDConfig(nesterov=True), "clip": 0.1, "clip_scope": "each"},
+        {"schedule": "plateau", "patience": 1, "optimizer": SGDConfig(momentum=0.5)},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_a_run_goes_on_as_undisturbed_under_any_optimiser_and_schedule(
+    tmp_path: Path, stop: tuple[int, int], changes: dict[str, Any]
+) -> None:
+    settings = config(**changes, stages=(Stage(name="on", epochs=1, schedule="main", fresh=False),))
+    whole = train(Tiny(), TinyViews(), settings, tmp_path / "whole", meta=META)
+    with pytest.raises(KeyboardInterrupt):
+        train(Tiny(), signal_at(*stop), settings, tmp_path / "parts", meta=META)
+    train(Tiny(), TinyViews(), settings, tmp_path / "parts", meta=META, resume=True)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    losses = [line["loss"] for line in whole.curves]
+    assert load_checkpoint(whole.checkpoint).losses.tolist() == pytest.approx(losses, rel=1e-12)
+    if settings.schedule != "step":
+        assert len({line["lr"] for line in whole.curves}) > 1
+
+
+def test_the_hooks_come_around_each_step_in_their_order(tmp_path: Path) -> None:
+    class Told(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[Any] = []
+            self.steps_of_norm: list[int] = []
+
+        def begin_epoch(self, progress: Progress, split: Split) -> None:
+            self.calls.append(("begin", *progress))
+
+        def before_step(self, progress: Progress) -> None:
+            self.calls.append(("before", *progress))
+
+        def draw(self, seed: int, epoch: int, step: int, n: int) -> Tensor:
+            self.calls.append(("draw", epoch, step))
+            return super().draw(seed, epoch, step, n)
+
+        def forward(self, views: Views, draws: Tensor) -> Outcome:
+            self.calls.append("forward")
+            outcome = super().forward(views, draws)
+            self.steps_of_norm.append(int(self.encoder.inner[0].num_batches_tracked))
+            return outcome
+
+        def after_step(self, outcome: Outcome) -> None:
+            self.calls.append("after")
+            self.steps_of_norm.append(int(self.encoder.inner[0].num_batches_tracked))
+            assert not any(term.requires_grad for term in outcome.terms.values())
+            super().after_step(outcome)
+
+    model = Told()
+    train(model, TinyViews(steps=2), config(epochs=1, stages=post(1)), tmp_path, meta=META, split=lambda: iter(()))
+    expected: list[Any] = []
+    for epoch, stage in enumerate(("main", "post")):
+        expected.append(("begin", epoch, 0, 2, 2, stage, epoch))
+        for step in range(2):
+            expected += [("before", epoch, step, 2, 2, stage, epoch), ("draw", epoch, step), "forward", "after"]
+    assert model.calls == expected
+    assert model.steps_of_norm == [0, 1, 1, 2, 2, 3, 3, 4], "a forward pass itself records no statistics"
+
+
+class Centred(Tiny):
+    """Pulled towards a centre that moves between epochs, by what it was and by the whole split."""
+
+    centre: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3))
+        self.begun: list[Progress] = []
+
+    @torch.no_grad()
+    def begin_epoch(self, progress: Progress, split: Split) -> None:
+        self.begun.append(progress)
+        self.eval()
+        features = torch.cat([self.encoder(batch.views["x"]).feature for batch in split()])
+        self.centre.mul_(0.5).add_(features.mean(0))
+
+    def forward(self, views: Views, draws: Tensor) -> Outcome:
+        outcome = super().forward(views, draws)
+        pull = (self.encoder(views.views["x"]).feature - self.centre.clone()).square().mean()
+        return replace(outcome, terms=outcome.terms | {"centre": pull})
+
+
+def whole_split() -> Iterator[Views]:
+    return TinyViews(steps=2).epoch(99)
+
+
+@pytest.mark.parametrize(
+    ("stop", "first", "second"),
+    [((0, 0), [], [0, 1, 2]), ((1, 0), [0], [1, 2]), ((1, 3), [0, 1], [2]), ((2, 6), [0, 1, 2], [])],
+)
+def test_an_epoch_is_begun_once_however_often_a_run_is_interrupted_within_it(
+    tmp_path: Path, stop: tuple[int, int], first: list[int], second: list[int]
+) -> None:
+    settings, whole = config(epochs=2, stages=post(1, terms=("centre",))), Centred()
+    train(whole, TinyViews(), settings, tmp_path / "whole", meta=META, split=whole_split)
+    assert [progress.epoch for progress in whole.begun] == [0, 1, 2]
+    assert whole.training, "an objective that turns itself to evaluation is trained all the same"
+    before, after = Centred(), Centred()
+    with pytest.raises(KeyboardInterrupt):
+        train(before, signal_at(*stop), settings, tmp_path / "parts", meta=META, split=whole_split)
+    train(after, TinyViews(), settings, tmp_path / "parts", meta=META, split=whole_split, resume=True)
+    assert [progress.epoch for progress in before.begun] == first
+    assert [progress.epoch for progress in after.begun] == second
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    assert torch.equal(whole.centre, after.centre)
 
 
 def test_a_run_interrupted_again_and_again_still_equals_an_undisturbed_one(tmp_path: Path) -> None:
@@ -381,11 +500,8 @@ def test_a_run_can_be_continued_for_more_epochs(tmp_path: Path) -> None:
 
 
 def test_a_post_stage_can_be_added_to_a_finished_run_and_then_prolonged(tmp_path: Path) -> None:
-    def post(epochs: int, **changes: Any) -> TrainConfig:
-        return config(post=PostConfig(epochs=epochs, terms=("pull",)), **changes)
-
-    train(Tiny(), TinyViews(), post(3), tmp_path / "whole", meta=META)
-    for settings in (config(), post(1), post(3)):
+    train(Tiny(), TinyViews(), config(stages=post(3)), tmp_path / "whole", meta=META)
+    for settings in (config(), config(stages=post(1)), config(stages=post(3))):
         train(Tiny(), TinyViews(), settings, tmp_path / "parts", meta=META, resume=True)
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
@@ -395,15 +511,15 @@ def test_a_post_stage_can_be_added_to_a_finished_run_and_then_prolonged(tmp_path
     [
         ({"epochs": 3}, "found epochs 2, expected 3"),
         ({"epochs": 1}, "found epochs 2, expected 1"),
-        ({"post": PostConfig(epochs=3, terms=("push",))}, r"found post.terms \['pull'\], expected \['push'\]"),
-        ({"post": PostConfig(epochs=3, terms=("pull",), lr=0.1)}, "found post.lr 0.002, expected 0.1"),
-        ({"post": PostConfig(terms=("pull",))}, "found 3 epochs and 0 steps done, expected at most epochs 2"),
+        ({"stages": post(3, terms=("push",))}, r"found stages.post.terms \['pull'\], expected \['push'\]"),
+        ({"stages": post(3, lr=0.1)}, "found stages.post.lr 0.002, expected 0.1"),
+        ({"stages": post(0)}, "found 3 epochs and 0 steps done, expected at most epochs 2"),
     ],
 )
 def test_once_the_post_stage_has_begun_it_alone_can_be_prolonged(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    settings = {"epochs": 2, "post": PostConfig(epochs=1, terms=("pull",))}
+    settings = {"epochs": 2, "stages": post(1)}
     train(Tiny(), TinyViews(), config(**settings), tmp_path, meta=META)
     with pytest.raises(CheckpointError, match=message):
         train(Tiny(), TinyViews(), config(**settings | changes), tmp_path, meta=META, resume=True)
@@ -465,7 +581,7 @@ def test_generators_of_the_process_have_no_influence(tmp_path: Path) -> None:
         torch.manual_seed(number)
         random.seed(number)
         np.random.seed(number)
-        objective = PCM3PP(PCM3PPConfig(encoder=EncoderConfig(hidden=8), queue_size=32, feature_dim=8), seed=0)
+        objective = PCM3PP(PCM3PPConfig(encoder=GRUConfig(hidden=8), queue_size=32, feature_dim=8), seed=0)
         train(objective, PCM3PPViews(), config(epochs=2), tmp_path / str(number), meta=META)
     assert_equal_runs(tmp_path / "1", tmp_path / "2")
 
@@ -508,7 +624,7 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_last_checkpoint(
 
         def forward(self, views: Views, draws: Tensor) -> Outcome:
             outcome = super().forward(views, draws)
-            return outcome._replace(terms={"pull": outcome.terms["pull"] * draws.amax()})
+            return replace(outcome, terms={"pull": outcome.terms["pull"] * draws.amax()})
 
     settings = config(explosion=explosion, lr=1e-6)
     if not stops:
@@ -520,15 +636,16 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_last_checkpoint(
 
 
 def test_the_probe_scores_the_encoder_in_its_epochs_and_after_the_last(tmp_path: Path) -> None:
-    def probe(encoder: nn.Module) -> dict[str, float]:
-        encoder.eval()
-        return {"norm": encoder[1].weight.detach().norm().item()}
+    def probe(encoders: Mapping[str, Encoder]) -> dict[str, float]:
+        assert encoders.keys() == {"joint"}
+        encoders["joint"].eval()
+        return {"norm": encoders["joint"].inner[1].weight.detach().norm().item()}
 
     model = Tiny()
     settings = config(epochs=5, probe_every=2)
     result = train(model, TinyViews(), settings, tmp_path / "a", meta=META, probe=probe)
     assert [line["epoch"] for line in result.curves if "probe" in line] == [1, 3, 4]
-    assert result.curves[-1]["probe"]["norm"] == model.encoder[1].weight.detach().norm().item()
+    assert result.curves[-1]["probe"]["norm"] == model.encoder.inner[1].weight.detach().norm().item()
     plain = train(Tiny(), TinyViews(), config(epochs=5), tmp_path / "b", meta=META, probe=probe)
     assert not any("probe" in line for line in plain.curves)
     assert [line["loss"] for line in plain.curves] == [line["loss"] for line in result.curves]
@@ -538,64 +655,7 @@ def test_only_parameters_that_ask_for_it_are_trained(tmp_path: Path) -> None:
     model, before = Tiny(), Tiny()
     train(model, TinyViews(), config(epochs=1), tmp_path, meta=META)
     assert torch.equal(model.twin.bias, before.twin.bias)
-    assert not torch.equal(model.encoder[1].weight, before.encoder[1].weight)
-
-
-def test_the_step_schedule_falls_at_its_milestones() -> None:
-    settings = config(lr=0.02, milestones=(3, 5), gamma=0.1, epochs=9)
-    rates = [learning_rate(settings, epoch, 0, 7) for epoch in range(7)]
-    assert rates == pytest.approx([0.02] * 3 + [0.002] * 2 + [0.0002] * 2)
-    assert learning_rate(settings, 2, 6, 7) == 0.02
-
-
-def test_the_warm_up_rises_by_steps_and_the_cosine_falls_to_zero() -> None:
-    settings = config(lr=1.0, schedule="cosine", epochs=6, warmup_epochs=2)
-    rates = [learning_rate(settings, epoch, step, 5) for epoch in range(6) for step in range(5)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)])
-
-
-@given(
-    epochs=st.integers(1, 30),
-    warmup=st.integers(0, 40),
-    schedule=st.sampled_from(["step", "cosine"]),
-    steps=st.integers(1, 9),
-)
-def test_a_rate_is_never_above_lr_or_below_zero(epochs: int, warmup: int, schedule: Any, steps: int) -> None:
-    settings = config(epochs=epochs, warmup_epochs=warmup, schedule=schedule)
-    rates = [learning_rate(settings, epoch, step, steps) for epoch in range(epochs) for step in range(steps)]
-    assert all(0 <= rate <= settings.lr * (1 + 1e-12) for rate in rates)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"epochs": 0},
-        {"lr": 0},
-        {"momentum": 1.0},
-        {"schedule": "linear"},
-        {"unknown": 1},
-        {"checkpoint_every": 0},
-        {"explosion": 0.5},
-        {"explosion": -1},
-        {"explosion": math.inf},
-        {"explosion": math.nan},
-        {"precision": "float16"},
-        {"post": {"terms": ()}},
-        {"post": {"epochs": -1}},
-    ],
-)
-def test_values_that_cannot_work_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        TrainConfig(**changes)
-
-
-def test_the_defaults_are_the_published_schedule() -> None:
-    settings = TrainConfig()
-    assert (settings.epochs, settings.batch_size, settings.lr, settings.momentum) == (451, 128, 0.02, 0.9)
-    assert [learning_rate(settings, epoch, 0, 10) for epoch in (0, 350, 351, 450)] == pytest.approx(
-        [0.02, 0.02, 0.002, 0.002]
-    )
+    assert not torch.equal(model.encoder.inner[1].weight, before.encoder.inner[1].weight)
 
 
 @dataclass
@@ -627,7 +687,7 @@ class PCM3PPViews:
 
 def test_pcm3pp_interrupted_and_resumed_equals_pcm3pp_undisturbed(tmp_path: Path) -> None:
     def model() -> PCM3PP:
-        return PCM3PP(PCM3PPConfig(encoder=EncoderConfig(hidden=8), queue_size=32, feature_dim=8), seed=0)
+        return PCM3PP(PCM3PPConfig(encoder=GRUConfig(hidden=8), queue_size=32, feature_dim=8), seed=0)
 
     stop = PCM3PPViews(lambda *position: signal.raise_signal(signal.SIGINT) if position == (1, 2) else None)
     settings = config(epochs=3)

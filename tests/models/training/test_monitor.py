@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from models.collectives import rank
-from models.objectives.outcome import Outcome
+from models.objectives.objective import Outcome
 from models.training.collapse import effective_rank, feature_std
 from models.training.divergence import HISTORY, LEAST, DivergenceError, loss_limit
 from models.training.growing_files import GrowingFile
@@ -90,6 +90,20 @@ def test_an_epoch_entered_in_its_middle_has_the_means_of_all_its_steps(tmp_path:
         watch.record(outcome(5, 50), batch(), lr=0.1)
         watch.end_epoch(0, 0.1, None)
     assert [(line["kind"], line["terms"]["a"]) for line in lines(tmp_path)] == [("step", 3.5), ("epoch", 3.0)]
+
+
+@pytest.mark.parametrize(("terms", "factor"), [(None, 11), (("b",), 10)])
+def test_the_end_of_an_epoch_tells_the_mean_of_its_loss(
+    tmp_path: Path, terms: tuple[str, ...] | None, factor: float
+) -> None:
+    with monitor(tmp_path) as watch:
+        for epoch, values in enumerate(((1.0, 2.0, 3.0, 4.0, 5.0), (7.0, 7.0, 7.0, 8.0, 8.0))):
+            watch.start_epoch(terms)
+            for value in values:
+                watch.record(outcome(value, 10 * value, x_of_y=0.5), batch(), lr=0.1)
+            loss = watch.end_epoch(epoch, 0.1, None)
+            assert loss == pytest.approx(factor * sum(values) / 5, rel=1e-12)
+            assert loss == pytest.approx(lines(tmp_path)[-1]["loss"], rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from flows.recipes.pcm3 import PCM3PPViewsConfig
 from pipelines.augmentations.masks import ClipMask
 from pipelines.augmentations.occlusion import SpatialOcclusion, StoredOcclusion, store_occlusion
 from pipelines.augmentations.operation import Crop, Free, JointMatrices, Key, Linear, Mask, Mix, Samples, TimeMap
@@ -26,7 +27,7 @@ from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import Split, open_split
 from pipelines.loaders.stream import Stream as Shards
 from pipelines.views import Block, make_views, needed_rows
-from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from pipelines.views.spec import View, ViewSpec
 from shards.batch import RaggedBatch, Views
 from shards.encoding import Storage
@@ -86,7 +87,7 @@ def assert_equal_to_torch(
 def test_the_views_of_pcm3pp_are_those_of_torch_on_every_rank(stream: Stream, world: int) -> None:
     share = len(LENGTHS) // world
     blocks = [Block(rank * share, (rank + 1) * share, len(LENGTHS)) for rank in range(world)]
-    assert_equal_to_torch(PCM3PPViewsConfig(min_frames=8).spec(stream), ragged(LENGTHS), blocks)
+    assert_equal_to_torch(PCM3PPViewsConfig(min_frames=8).spec((stream,)), ragged(LENGTHS), blocks)
 
 
 OF_SAMPLES = PCM3PPViewsConfig(min_frames=8, mix_scope="sample", mask_scope="sample", mask_granularity="joint")
@@ -97,12 +98,12 @@ OF_SAMPLES = PCM3PPViewsConfig(min_frames=8, mix_scope="sample", mask_scope="sam
 )
 def test_every_way_of_mixing_is_that_of_torch(config: PCM3PPViewsConfig, step: int) -> None:
     blocks = [Block(0, 5, 16), Block(5, 16, 16)]
-    assert_equal_to_torch(config.spec("joint"), ragged(LENGTHS), blocks, step=step)
+    assert_equal_to_torch(config.spec(("joint",)), ragged(LENGTHS), blocks, step=step)
 
 
 def test_frames_of_half_precision_are_widened_as_by_torch() -> None:
     batch = ragged(LENGTHS, torch.float16)
-    assert_equal_to_torch(PCM3PPViewsConfig().spec("joint"), batch, [Block(0, 16, 16), Block(4, 8, 16)])
+    assert_equal_to_torch(PCM3PPViewsConfig().spec(("joint",)), batch, [Block(0, 16, 16), Block(4, 8, 16)])
 
 
 @pytest.mark.parametrize("crop", ["centre", "random", "full"])
@@ -187,7 +188,7 @@ def test_any_views_are_those_of_torch(spec: ViewSpec, epoch: int, cut: int) -> N
 
 
 def test_a_step_is_the_same_whatever_was_made_before_it_and_stays_as_it_is() -> None:
-    spec = PCM3PPViewsConfig().spec("joint")
+    spec = PCM3PPViewsConfig().spec(("joint",))
     dali, batch, block = DaliViews(spec, "cpu", seed=SEED, batch_size=16, threads=2), ragged(LENGTHS), Block(0, 16, 16)
     first = dali.make(batch, block, 0, 0)
     kept = {name: view.clone() for name, view in first.views.items()}
@@ -200,14 +201,14 @@ def test_a_step_is_the_same_whatever_was_made_before_it_and_stays_as_it_is() -> 
 
 
 def test_views_share_no_memory_with_one_another() -> None:
-    dali = DaliViews(PCM3PPViewsConfig().spec("joint"), "cpu", seed=SEED, batch_size=16, threads=1)
+    dali = DaliViews(PCM3PPViewsConfig().spec(("joint",)), "cpu", seed=SEED, batch_size=16, threads=1)
     made = [dali.make(ragged(LENGTHS), Block(0, 16, 16), 0, 0) for _ in range(2)]
     views = [view for each in made for view in each.views.values()]
     assert len({view.untyped_storage().data_ptr() for view in views}) == len(views)
 
 
 def test_threads_may_make_steps_at_the_same_time() -> None:
-    spec = PCM3PPViewsConfig().spec("bone")
+    spec = PCM3PPViewsConfig().spec(("bone",))
     batch, block = ragged(LENGTHS), Block(0, 16, 16)
     dali = DaliViews(spec, "cpu", seed=SEED, batch_size=16, threads=1)
     with ThreadPoolExecutor(4) as pool:
@@ -217,7 +218,7 @@ def test_threads_may_make_steps_at_the_same_time() -> None:
 
 
 def test_batches_of_any_size_follow_one_another() -> None:
-    spec = PCM3PPViewsConfig().spec("joint")
+    spec = PCM3PPViewsConfig().spec(("joint",))
     dali, batch = DaliViews(spec, "cpu", seed=SEED, batch_size=4, threads=1), ragged(LENGTHS)
     for count in (4, 3, 16, 5):
         part = rows(batch, list(range(count)))
@@ -249,7 +250,7 @@ def loader(engine: Engine, split: Split, spec: ViewSpec, rank: int = 0, world: i
 
 @pytest.mark.parametrize("other", ["resident", "stream"])
 def test_an_epoch_is_that_of_the_other_engines(split: Split, other: str) -> None:
-    spec = OF_SAMPLES.spec("motion")
+    spec = OF_SAMPLES.spec(("motion",))
     engines = [engine("dali", split, spec), engine(other, split, spec)]
     for epoch in (0, 3):
         found, expected = ([*loader(each, split, spec, workers=2).epoch(epoch)] for each in engines)
@@ -261,7 +262,7 @@ def test_an_epoch_is_that_of_the_other_engines(split: Split, other: str) -> None
 
 
 def test_a_run_of_another_engine_goes_on_here_on_another_number_of_ranks(split: Split) -> None:
-    spec = OF_SAMPLES.spec("joint")
+    spec = OF_SAMPLES.spec(("joint",))
     dali = engine("dali", split, spec)
     undisturbed = [*loader(engine("resident", split, spec), split, spec).epoch(1)]
     ranks = [[*loader(dali, split, spec, rank, 3).epoch(1, first_step=1)] for rank in range(3)]
@@ -376,7 +377,7 @@ def test_without_dali_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) 
     for name in [name for name in sys.modules if name == "nvidia.dali" or name.startswith("nvidia.dali.")]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"--loader dali: found no usable DALI .* expected nvidia-dali-cuda130 or"):
-        DaliViews(PCM3PPViewsConfig().spec("joint"), "cpu", seed=0, batch_size=4)
+        DaliViews(PCM3PPViewsConfig().spec(("joint",)), "cpu", seed=0, batch_size=4)
 
 
 def test_dali_is_imported_only_when_it_is_used() -> None:

@@ -14,12 +14,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.recipes.pcm3 import PCM3PPViewsConfig
 from pipelines.loaders.loader import Engine, TorchEngine, ViewLoader
 from pipelines.loaders.order import Partition
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import open_split
 from pipelines.loaders.stream import Stream
-from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from pipelines.views.spec import ViewSpec
 from shards.batch import RaggedBatch, Views
 from shards.errors import ConfigError
@@ -143,7 +144,7 @@ def test_without_shuffling_all_engines_deliver_shard_after_shard(folder: Path) -
 @pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (1, 2), (0, 4)])
 @pytest.mark.parametrize("kind", ["stream", "dali"])
 def test_all_engines_give_the_views_of_the_resident_one(folder: Path, kind: str, workers: int, world: int) -> None:
-    spec = VIEWS.spec("joint")
+    spec = VIEWS.spec(("joint",))
     with _open("resident", folder, spec, batch_size=8, seed=5) as loader:
         expected = list(loader.epoch(2))
     for rank in range(world):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.loaders.mixture import Part, mixed
+from pipelines.loaders.mixture import Part, mix_parts
 from pipelines.loaders.order import Order, Places
 from pipelines.loaders.split import SOURCE_BIT, Item, Split, open_split
 from shards.errors import ConfigError
@@ -115,7 +115,7 @@ def test_without_shuffling_source_comes_after_source() -> None:
 @relaxed
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 100), window=st.integers(0, 8))
 def test_a_mixture_of_one_is_that_one(ntu: Split, seed: int, epoch: int, window: int) -> None:
-    alone = mixed([Part(ntu)])
+    alone = mix_parts([Part(ntu)])
     assert alone == ntu
     order = alone.order(window=window, seed=seed)
     assert _pairs(order.epoch(epoch)) == _pairs(ntu.order(window=window, seed=seed).epoch(epoch))
@@ -126,7 +126,7 @@ def test_a_mixture_of_one_is_that_one(ntu: Split, seed: int, epoch: int, window:
 def test_weights_and_counts_say_how_many_samples_an_epoch_takes(
     ntu: Split, pku: Split, weight: float, samples: int
 ) -> None:
-    split = mixed([Part(ntu, weight=weight), Part(pku, samples=samples)])
+    split = mix_parts([Part(ntu, weight=weight), Part(pku, samples=samples)])
     epoch = split.order(seed=0).epoch(3)
     assert split.num_samples == 46 + 17
     assert int((epoch.shard < 7).sum()) == max(1, math.floor(46 * weight + 0.5))
@@ -134,7 +134,7 @@ def test_weights_and_counts_say_how_many_samples_an_epoch_takes(
 
 
 def test_half_a_source_is_followed_by_its_other_half(ntu: Split, pku: Split) -> None:
-    order = mixed([Part(ntu, weight=0.5), Part(pku)]).order(seed=3)
+    order = mix_parts([Part(ntu, weight=0.5), Part(pku)]).order(seed=3)
     halves = [[pair for pair in _pairs(order.epoch(epoch)) if pair[0] < 7] for epoch in (0, 1)]
     assert [len(half) for half in halves] == [23, 23]
     assert len({*halves[0], *halves[1]}) == 46
@@ -143,7 +143,7 @@ def test_half_a_source_is_followed_by_its_other_half(ntu: Split, pku: Split) -> 
 def test_samples_keep_their_frames_and_tell_their_source(
     ntu: Split, pku: Split, frames_of: Callable[[int], npt.NDArray[np.float32]]
 ) -> None:
-    split = mixed([Part(ntu), Part(pku)])
+    split = mix_parts([Part(ntu), Part(pku)])
     items = _items(split)
     assert len({item.sample_id for item in items.values()}) == 63
     assert {item.sample_id >> SOURCE_BIT for item in items.values()} == {0, 1}
@@ -159,16 +159,16 @@ def test_samples_keep_their_frames_and_tell_their_source(
 def test_labels_stand_behind_those_of_the_sources_before_unless_they_are_mapped(
     ntu: Split, pku: Split, classes: tuple[int, ...] | None, labels: range
 ) -> None:
-    for item in _items(mixed([Part(ntu), Part(pku, classes=classes)])).values():
+    for item in _items(mix_parts([Part(ntu), Part(pku, classes=classes)])).values():
         source, index = divmod(item.sample_id, 1 << SOURCE_BIT)
         assert item.label == (labels[index] if source else index % 60)
 
 
 def test_labels_go_up_to_the_largest_of_any_source(ntu: Split, pku: Split) -> None:
-    assert mixed([Part(ntu), Part(pku)]).num_classes == 111
-    assert mixed([Part(pku), Part(ntu)]).num_classes == 111
-    assert mixed([Part(ntu), Part(pku, classes=(0,) * 51)]).num_classes == 60
-    assert mixed([Part(ntu, classes=(3,) * 60), Part(pku)]).num_classes == 4 + 51
+    assert mix_parts([Part(ntu), Part(pku)]).num_classes == 111
+    assert mix_parts([Part(pku), Part(ntu)]).num_classes == 111
+    assert mix_parts([Part(ntu), Part(pku, classes=(0,) * 51)]).num_classes == 60
+    assert mix_parts([Part(ntu, classes=(3,) * 60), Part(pku)]).num_classes == 4 + 51
     assert ntu.num_classes == 60
 
 
@@ -177,7 +177,7 @@ def test_two_selections_of_one_source_share_their_labels(
 ) -> None:
     train, test = (open_split(folder, "ntu60", "xsub", side) for side in ("train", "test"))
     larger = open_split(write_folder(tmp_path, fingerprint="2" * 12), "ntu120", "xset", "train")
-    split = mixed([Part(train), Part(pku), Part(test), Part(larger)])
+    split = mix_parts([Part(train), Part(pku), Part(test), Part(larger)])
     assert [source.classes[0] for source in split.sources] == [0, 120, 0, 0]
     assert split.num_classes == 171
 
@@ -187,41 +187,41 @@ def test_frames_are_widened_unless_all_sources_are_half_precision(
 ) -> None:
     half = open_split(write_other(tmp_path / "pku", dtype="float16"), "pkummd1", "xsub", "train")
     halves = open_split(write_folder(tmp_path / "ntu", dtype="float16"), "ntu60", "xsub", "train")
-    both = mixed([Part(ntu), Part(half)])
+    both = mix_parts([Part(ntu), Part(half)])
     assert both.dtype == np.float32
     assert {item.frames.dtype for item in _items(both).values()} == {np.dtype(np.float32)}
     assert np.array_equal(_items(both)[7, 2].frames, _items(half)[0, 2].frames.astype(np.float32))
-    assert mixed([Part(halves), Part(half)]).dtype == np.float16
+    assert mix_parts([Part(halves), Part(half)]).dtype == np.float16
 
 
 def test_sources_of_different_recipes_are_refused(ntu: Split, write_other: Callable[..., Path], tmp_path: Path) -> None:
     other = open_split(write_other(tmp_path, recipe="ctrgcn"), "pkummd1", "xsub", "train")
     message = "pkummd1 xsub train: found data of the recipe ctrgcn, expected raw as of ntu60 xsub train"
     with pytest.raises(ConfigError, match=message):
-        mixed([Part(ntu), Part(other)])
+        mix_parts([Part(ntu), Part(other)])
 
 
 def test_the_same_samples_twice_are_refused(folder: Path, ntu: Split) -> None:
     message = r"000000\.tar, which ntu60 xsub train holds too, expected sources without a common sample"
     for again in (ntu, open_split(folder, "ntu60", "xview", "train"), open_split(folder, "ntu120", "xset", "train")):
         with pytest.raises(ConfigError, match=f"{again.sources[0].name}: found .*{message}"):
-            mixed([Part(ntu), Part(again)])
+            mix_parts([Part(ntu), Part(again)])
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
 def test_a_weight_that_takes_nothing_is_refused(ntu: Split, pku: Split, weight: float) -> None:
     with pytest.raises(ConfigError, match=f"pkummd1 xsub train: found weight {weight}, expected a number above 0"):
-        mixed([Part(ntu), Part(pku, weight=weight)])
+        mix_parts([Part(ntu), Part(pku, weight=weight)])
 
 
 def test_a_count_that_takes_nothing_is_refused(ntu: Split, pku: Split) -> None:
     with pytest.raises(ConfigError, match="pkummd1 xsub train: found 0 samples an epoch, expected at least 1"):
-        mixed([Part(ntu), Part(pku, samples=0)])
+        mix_parts([Part(ntu), Part(pku, samples=0)])
 
 
 def test_a_mixture_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="found no source, expected at least one"):
-        mixed([])
+        mix_parts([])
 
 
 @pytest.mark.parametrize(
@@ -237,4 +237,4 @@ def test_a_mixture_of_nothing_is_refused() -> None:
 )
 def test_labels_that_do_not_fit_are_refused(ntu: Split, pku: Split, classes: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=f"pkummd1 xsub train: {message}"):
-        mixed([Part(ntu), Part(pku, classes=classes)])
+        mix_parts([Part(ntu), Part(pku, classes=classes)])

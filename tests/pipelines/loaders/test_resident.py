@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipelines.loaders import resident
-from pipelines.loaders.mixture import Part, mixed
+from pipelines.loaders.mixture import Part, mix_parts
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import SOURCE_BIT, Item, Split, open_split
 from shards.encoding import Storage
@@ -89,7 +89,7 @@ def test_a_mixture_is_resident_like_one_split(
     frames_of: Callable[[int], npt.NDArray[np.float32]],
 ) -> None:
     half = open_split(write_other(tmp_path, dtype="float16"), "pkummd1", "xsub", "train")
-    split = mixed([Part(_train(folder)), Part(half, weight=2)])
+    split = mix_parts([Part(_train(folder)), Part(half, weight=2)])
     batch = Resident(split, "cpu").batch(split.order(seed=0).epoch(0))
     assert len(batch) == 46 + 2 * 17
     assert batch.frames.dtype == torch.float32

@@ -14,21 +14,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
+from flows.recipes.pcm3 import PCM3PPViewsConfig
 from pipelines.loaders.labels import SampleFacts, sample_facts
 from pipelines.loaders.loader import Engine, TorchEngine, ViewLoader
-from pipelines.loaders.mixture import Part, mixed
+from pipelines.loaders.mixture import Part, mix_parts
 from pipelines.loaders.order import Partition
 from pipelines.loaders.resident import Resident
 from pipelines.loaders.split import Item, Split, open_split
 from pipelines.loaders.stream import Stream
 from pipelines.loaders.subset import only
-from pipelines.views.methods import PCM3PPViewsConfig, evaluation_spec
+from pipelines.views.downstream import evaluation_spec
 from pipelines.views.spec import ViewSpec
 from shards.batch import Views
 from shards.errors import ConfigError, StoreError
 from shards.reader import ShardIndex
 
-VIEWS = PCM3PPViewsConfig(frames=32, min_frames=8).spec("joint")
+VIEWS = PCM3PPViewsConfig(frames=32, min_frames=8).spec(("joint",))
 WHOLE = evaluation_spec("full", "joint", 16)
 TRAIN = sorted([*range(0, 21 * 3, 3), *range(1, 25 * 3 + 1, 3)])
 """Ids on the side ntu60 xsub train; shards hold them in steps of three."""
@@ -238,7 +239,7 @@ def test_a_subset_of_a_remote_split_is_that_of_the_local_one(
 
 
 def test_a_subset_mixes_with_another_source(train: Split, facts: SampleFacts, other: Path) -> None:
-    split = mixed([Part(only(train, SPREAD, facts)), Part(open_split(other, "pkummd1", "xsub", "train"))])
+    split = mix_parts([Part(only(train, SPREAD, facts)), Part(open_split(other, "pkummd1", "xsub", "train"))])
     with _open("resident", split) as loader:
         ids = _ids(list(loader.epoch(0)))
     assert sorted(number for number in ids if number < 1 << 40) == sorted(SPREAD)

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.data.plan import show_plan
 from pipelines.archives import RawFile
 from pipelines.conversion.convert import convert, find_existing
 from pipelines.planning import forecast as plan_module
 from pipelines.planning.forecast import plan
 from pipelines.planning.inventory import take_inventory
 from pipelines.planning.probing import PROBES, choose, ratio_estimate
-from pipelines.planning.text import runs
+from pipelines.planning.text import runs, show_plan
 from pipelines.synthetic import SOURCES, synthesize
 from shards.catalog import missing_samples
 from shards.encoding import Storage

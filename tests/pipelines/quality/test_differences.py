@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.data.differences import diff_recipes, pair_steps
 from pipelines.conversion.convert import convert
 from pipelines.preprocessing.recipes import recipe
 from pipelines.quality import differences as differences_module
 from pipelines.quality.differences import CSV_COLUMNS, compare_clips, differences
+from pipelines.quality.text import diff_recipes, pair_steps
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, DiskError, StoreError
 from shards.store import open_store

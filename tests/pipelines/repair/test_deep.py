@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import zarr
 
-from flows.data.verify import verify_data
 from pipelines.conversion.convert import convert
 from pipelines.conversion.pack import ShardUnit, plan_packing
 from pipelines.preprocessing.recipes import Recipe, recipe
 from pipelines.repair import deep, reparse
 from pipelines.repair.deep import deep_verify
+from pipelines.repair.stores import verify_data
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, DiskError
 from shards.manifest import Manifest, file_entry, read_manifest, write_manifest

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.data.repair import repair_data
 from pipelines.conversion.convert import convert
 from pipelines.conversion.workspace import locked
 from pipelines.repair import repair as repair_module
 from pipelines.repair.repair import repair
+from pipelines.repair.stores import repair_data
 from pipelines.synthetic import synthesize
 from shards.errors import ConfigError, RawInputError, StoreError
 from shards.manifest import read_manifest

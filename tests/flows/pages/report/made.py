@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.options import PretrainOptions
 from flows.pages.report.runs import Data, Group, Run
-from flows.pretrain import PretrainOptions
+from flows.pretrain import resolve
 from flows.run_folder import RunRecord
 from models.evaluation.results import TaskResult
 
@@ -29,7 +30,7 @@ def run(
         run=folder / name,
         overrides=tuple(overrides),
     )
-    return Run(number, name, folder / name, options.resolve(), RECORD, tuple(log), list(results), Data(None, None, "-"))
+    return Run(number, name, folder / name, resolve(options), RECORD, tuple(log), list(results), Data(None, None, "-"))
 
 
 def group(number: int = 0, name: str = "pcm3pp-small", results: Sequence[TaskResult] = (), **facts: Any) -> Group:

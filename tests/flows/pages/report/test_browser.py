@@ -11,6 +11,7 @@ import pytest
 
 from flows.pages.report import write_report
 from models.evaluation.results import write_results
+from tests.flows.conftest import METHOD
 from tests.flows.records import result
 
 SECTIONS = ("benchmark", "curves", "classes", "levels", "space", "views", "data", "scores", "provenance")
@@ -29,7 +30,7 @@ def path(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = folder / f"run-{number}"
         shutil.copytree(run, copy)
         tree = json.loads((copy / "config.json").read_text())
-        tree["train"]["seed"], tree["data"]["stream"] = seed, stream
+        tree["train"]["seed"], tree["data"]["streams"] = seed, [stream]
         (copy / "config.json").write_text(json.dumps(tree))
         accuracy = 0.5 + 0.1 * number
         rows = [
@@ -50,7 +51,7 @@ def visible(page: Any, chart: str) -> list[str]:
 
 def test_lines_are_hidden_shown_lit_and_coloured_anew(opened: Callable[..., Any], path: Path) -> None:
     page = opened(path)
-    names = ["pcm3pp, joint, seed 0", "pcm3pp, joint, seed 1", "pcm3pp, bone, seed 0"]
+    names = [f"{METHOD}, joint, seed 0", f"{METHOD}, joint, seed 1", f"{METHOD}, bone, seed 0"]
     assert visible(page, "effective rank") == names
     button = page.locator("#curves button.run").nth(1)
     button.click()
@@ -76,7 +77,7 @@ def test_lines_are_hidden_shown_lit_and_coloured_anew(opened: Callable[..., Any]
 
 def test_baselines_are_shown_when_asked_for_everywhere(opened: Callable[..., Any], path: Path) -> None:
     page = opened(path)
-    assert visible(page, "robustness: noise") == ["pcm3pp, joint", "pcm3pp, bone"]
+    assert visible(page, "robustness: noise") == [f"{METHOD}, joint", f"{METHOD}, bone"]
     assert not page.locator("tr.baseline").first.is_visible()
     page.locator("#benchmark input.baselines-too").check()
     assert page.locator("tr.baseline").first.is_visible()
@@ -94,7 +95,7 @@ def test_a_chart_tells_its_values_to_pointer_and_keyboard(opened: Callable[..., 
     chart.hover(position={"x": 0.99 * box["width"], "y": 0.5 * box["height"]})
     tip = figure.locator(".tip")
     # the mean of two seeds, 0.5 and 0.6, and 0.7, with noise of 0.2
-    told = "standard deviation, metres 0.2 pcm3pp, bone 50 pcm3pp, joint 35"
+    told = f"standard deviation, metres 0.2 {METHOD}, bone 50 {METHOD}, joint 35"
     expect(tip).to_have_text(told, use_inner_text=True)
     page.mouse.move(0, 0)
     expect(tip).to_have_text("", use_inner_text=True)
@@ -110,12 +111,12 @@ def test_a_table_is_sorted_by_a_column(opened: Callable[..., Any], path: Path) -
     page = opened(path)
     table = page.locator("table.sortable", has_text="accuracy").first
     # the rendered text of a section that was not seen yet is empty: wait for it, do not read it once
-    expect(table.locator("tr.trained th")).to_contain_text(["pcm3pp, joint", "pcm3pp, bone"])
+    expect(table.locator("tr.trained th")).to_contain_text([f"{METHOD}, joint", f"{METHOD}, bone"])
     table.locator("thead button").first.click()
-    expect(table.locator("tr.trained th")).to_contain_text(["pcm3pp, bone", "pcm3pp, joint"])
+    expect(table.locator("tr.trained th")).to_contain_text([f"{METHOD}, bone", f"{METHOD}, joint"])
     expect(table.locator("thead th.number").first).to_have_attribute("aria-sort", "descending")
     table.locator("thead button").first.click()
-    expect(table.locator("tr.trained th")).to_contain_text(["pcm3pp, joint", "pcm3pp, bone"])
+    expect(table.locator("tr.trained th")).to_contain_text([f"{METHOD}, joint", f"{METHOD}, bone"])
 
 
 def test_scores_of_a_run_are_made_when_they_are_opened(opened: Callable[..., Any], path: Path) -> None:
@@ -147,7 +148,7 @@ def test_the_views_of_another_stream_can_be_chosen(opened: Callable[..., Any], p
     page = opened(path, reduced_motion="reduce")
     page.locator("#views").scroll_into_view_if_needed()
     page.locator("#views .kind").first.locator("canvas").first.wait_for()
-    page.locator("#kind").select_option(label="pcm3pp, bone")
+    page.locator("#kind").select_option(label=f"{METHOD}, bone")
     page.locator("#views .kind").nth(1).locator("canvas").first.wait_for()
     assert not page.locator("#views .kind").first.is_visible()
 

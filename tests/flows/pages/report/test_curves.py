@@ -37,7 +37,7 @@ def test_a_log_of_an_older_version_is_drawn_as_far_as_it_goes() -> None:
 def test_the_curves_show_where_post_distillation_begins() -> None:
     lines = [epoch(number, **NEW) for number in range(2)]
     for epochs, marked in ((2, 0), (1, len(TITLES))):
-        overrides = (f"train.epochs={epochs}", "train.milestones=[1]", "train.post.epochs=1")
+        overrides = (f"train.epochs={epochs}", "train.milestones=[1]", "train.stages.post.epochs=1")
         shown = run_curves([made.run(log=lines, overrides=overrides)]).shown
         assert (sum(">post-distillation<" in own for own in shown), len(shown)) == (marked, len(TITLES))
 

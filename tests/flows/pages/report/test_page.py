@@ -13,16 +13,18 @@ import pytest
 
 from flows.cli.main import main
 from flows.config import read_config
-from flows.evaluate import EvaluateOptions, evaluate
+from flows.evaluate import evaluate
+from flows.options import EvaluateOptions, PretrainOptions
 from flows.pages.player import HIDDEN
 from flows.pages.report import write_report
 from flows.pages.report.views import VIEW_NOTES
 from flows.pages.web import assets
-from flows.pretrain import PretrainOptions, pretrain, read_run
+from flows.pretrain import pretrain, read_run
 from models.evaluation.results import read_results, write_results
 from models.training.runlog import LOG, read_log
 from shards.errors import ConfigError, SkelstreamError
 from shards.manifest import Outcome, read_manifest, write_manifest
+from tests.flows.conftest import METHOD
 from tests.flows.reading import Page
 
 HOSTILE = "</pre><script>alert('x')</script>&\"$\\frac"
@@ -102,7 +104,7 @@ def test_every_section_is_in_the_navigation(told: Path, page: Page) -> None:
 
 def test_the_page_says_what_the_run_was(told: Path, page: Page) -> None:
     record, config = read_run(told), read_config(told / "config.json")
-    assert "pcm3pp on ntu60 xview, joint" in page.text
+    assert f"{METHOD} on ntu60 xview, joint" in page.text
     for fact in (record.fingerprint, record.revision, "hidden 8", "2 epochs, batch 8"):
         assert fact in page.text
     assert config.model_dump_json(indent=2) in page.text
@@ -138,7 +140,7 @@ def joints(told: Path) -> dict[str, tuple[int, int]]:
 def test_a_masked_view_shows_fewer_joints_than_its_target(told: Path) -> None:
     shown = joints(told)
     assert list(shown) == ["stored sample", *(view for view in shown if view in VIEW_NOTES)]
-    assert set(shown) == {"stored sample", *VIEW_NOTES}
+    assert set(shown) == {"stored sample", *VIEW_NOTES} - {"query"}  # which is of other methods
     for hiding, whole in (("masked", "target"), ("clip", "key")):
         assert 0 < shown[hiding][0] < shown[whole][0]
         assert shown[hiding][1] > shown[whole][1] == 0
@@ -214,7 +216,7 @@ def test_what_cannot_be_shown_is_refused_and_leaves_no_page(told: Path, tmp_path
 def three(told: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The run, the same of another seed, and one of another stream without results."""
     folder = tmp_path_factory.mktemp("three")
-    for name, source, changes in (("b", told, {"seed": 7}), ("c", run, {"stream": "bone"})):
+    for name, source, changes in (("b", told, {"seed": 7}), ("c", run, {"streams": ["bone"]})):
         shutil.copytree(source, folder / name)
         tree = json.loads((folder / name / "config.json").read_text())
         for part in ("train", "data"):
@@ -229,18 +231,18 @@ def test_several_runs_are_one_page_that_pools_seeds_and_keeps_each_run_to_open(
 ) -> None:
     out = write_report(three, tmp_path / "report.html")
     page, text = read(out), out.read_text(encoding="utf-8")
-    assert "pcm3pp on ntu60 xview, 2 streams (joint, bone)" in page.text
+    assert f"{METHOD} on ntu60 xview, 2 streams (joint, bone)" in page.text
     assert "3 runs, 2 seeds (0, 7), 2 epochs each" in page.text
     assert "1 of them without results." in page.text
     (accuracy,) = [r.scores["accuracy"] for r in read_results(three[0] / "results" / "linear.json")[:1]]
     table = text.partition('<table class="figures sortable">')[2].partition("</table>")[0]
-    assert re.findall(r"</i>([\w, ]+) <small", table) == ["pcm3pp, joint"]
+    assert re.findall(r"</i>([\w, +-]+) <small", table) == [f"{METHOD}, joint"]
     assert "2 seeds" in table
     assert f"{100 * accuracy:.1f} <small>&pm; 0.0" in table
     # what belongs to one run is there, but made when it is opened
     closed = re.findall(r'<details class="lazy box"><summary>([^<]*)</summary><template>', text)
-    assert closed == ["pcm3pp, joint, seed 0", "pcm3pp, joint, seed 7"]
-    assert "pcm3pp, bone, seed 0: no results yet" in page.text
+    assert closed == [f"{METHOD}, joint, seed 0", f"{METHOD}, joint, seed 7"]
+    assert f"{METHOD}, bone, seed 0: no results yet" in page.text
     options = re.findall(r'<option value="([\d ]+)">(stream|seed|run)</option>', text)
     assert options[:3] == [("0 0 1", "stream"), ("0 1 0", "seed"), ("0 1 2", "run")]
     assert text.count('data-run="2"><path') >= 9
@@ -259,4 +261,4 @@ def test_the_command_asks_for_the_name_of_a_page_about_several_runs(
     assert capsys.readouterr().out == f"{out}\n"
     text = out.read_text(encoding="utf-8")
     assert "<h1>Ours</h1>" in text
-    assert '<p class="lead">pcm3pp on ntu60 xview, 2 streams (joint, bone). 3 runs, ' in text
+    assert f'<p class="lead">{METHOD} on ntu60 xview, 2 streams (joint, bone). 3 runs, ' in text

@@ -12,9 +12,10 @@ import torch
 
 from flows.build import build_objective
 from flows.config import PretrainConfig, read_config
+from flows.options import PretrainOptions
 from flows.pages.report.pool import moments, read_items
 from flows.pages.report.prediction import predictions, straight
-from flows.pretrain import PretrainOptions, pretrain
+from flows.pretrain import pretrain
 from models.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from pipelines.loaders.labels import sample_facts
 from pipelines.loaders.split import Item, open_split
@@ -45,7 +46,7 @@ def views_of(config: PretrainConfig, items: list[Item]) -> Any:
     columns = [torch.tensor([getattr(item, name) for item in items]) for name in ("label", "sample_id")]
     flat = torch.from_numpy(np.concatenate([item.frames for item in items]))
     batch = RaggedBatch(flat, length.cumsum(0) - length, length, *columns)
-    return make_views(batch, config.views.spec(config.data.stream), seed=config.train.seed, epoch=0, step=0)
+    return make_views(batch, config.views.spec(config.data.streams), seed=config.train.seed, epoch=0, step=0)
 
 
 def test_hidden_joints_are_those_that_encoder_prompt_and_decoder_give(run: Path, items: list[Item]) -> None:
@@ -56,7 +57,7 @@ def test_hidden_joints_are_those_that_encoder_prompt_and_decoder_give(run: Path,
     views = views_of(config, items)
     start = objective.draw(config.train.seed, 0, 0, len(items)).prompt_starts["prediction"]
     with torch.inference_mode():
-        features = objective.encoder(views.views["masked"], objective.prompts.masked)
+        _, features = objective.encoder(views.views["masked"], objective.prompts.masked)
         (output,) = objective.decoder(objective.prompts.add(features, objective.prompts.prediction, start))
     expected, truth = unflatten(output).numpy(), unflatten(views.views["target"]).numpy()
     visible = unflatten(views.masks["masked"].expand_as(views.views["target"])).numpy().all(axis=-1)
@@ -109,14 +110,35 @@ def test_a_straight_line_in_time_is_drawn_between_the_frames_that_show_a_joint()
 def test_motion_comes_with_the_places_of_its_joints(
     options: Callable[..., PretrainOptions], items: list[Item], tmp_path: Path
 ) -> None:
-    pretrain(options(tmp_path / "run", "train.epochs=1", stream="motion"))
+    pretrain(options(tmp_path / "run", "train.epochs=1", streams=("motion",)))
     config, checkpoint = parts(tmp_path / "run")
-    joints = config.model_copy(update={"data": config.data.model_copy(update={"stream": "joint"})})
+    joints = config.model_copy(update={"data": config.data.model_copy(update={"streams": ("joint",)})})
     places = views_of(joints, items).views["target"]
     for row, told in enumerate(predictions(config, checkpoint, items)):
         assert told["stream"] == "motion"
         expected = unflatten(places)[row].numpy()[moments(config.views.frames)][:, : told["bodies"]]
         np.testing.assert_allclose(frames(told["still"], told), expected, atol=0.00051)
+
+
+def test_a_prediction_of_motion_is_shown_as_the_places_that_it_says(
+    options: Callable[..., PretrainOptions], items: list[Item], tmp_path: Path
+) -> None:
+    pretrain(options(tmp_path / "run", "train.epochs=1", method="mamp+tiny"))
+    config, checkpoint = parts(tmp_path / "run")
+    views = views_of(config, items)
+    truth = unflatten(views.views["target"]).numpy()
+    visible = unflatten(views.masks["masked"].expand_as(views.views["target"])).numpy().all(axis=-1)
+    for row, told in enumerate(predictions(config, checkpoint, items)):
+        at, there = moments(config.views.frames), told["bodies"]
+        hidden = np.frombuffer(base64.b64decode(told["hidden"]), np.uint8).reshape(told["count"], there, 25) == 1
+        present = truth[row][:, :there].any(axis=(2, 3))
+        assert hidden.any()
+        assert (hidden == (~visible[row][:, :there] & present[:, :, None])[at]).all()
+        np.testing.assert_allclose(frames(told["truth"], told), truth[row][at][:, :there], atol=0.00051)
+        np.testing.assert_allclose(
+            frames(told["predicted"], told)[~hidden], truth[row][at][:, :there][~hidden], atol=0.00051
+        )
+        assert 0 < told["error"] < 1000
 
 
 def test_what_cannot_predict_says_so(run: Path, items: list[Item]) -> None:

@@ -12,8 +12,8 @@ def test_a_task_is_a_section_with_its_subjects_side_by_side() -> None:
     ]
     found = sections(rows)
     assert [(section.task, section.options, section.subjects) for section in found] == [
-        ("retrieval", "published", ["trained", "coordinates"]),
-        ("transfer", "published", ["trained"]),
+        ("retrieval", "official gru", ["trained", "coordinates"]),
+        ("transfer", "official gru", ["trained"]),
     ]
     assert found[0].lines[0].scores == {"trained": "90.0 %", "coordinates": "50.0 %"}
 
@@ -32,4 +32,4 @@ def test_choices_of_options_are_sections_of_their_own() -> None:
     other = [result("retrieval", options={"metric": "cosine"})]
     found = sections([result("retrieval"), *other])
     assert [section.task for section in found] == ["retrieval", "retrieval"]
-    assert found[0].options == "published" != found[1].options
+    assert found[0].options == "official gru" != found[1].options

@@ -1,6 +1,5 @@
 """The page of one sample: the numbers of training, what was drawn in words, and errors that help."""
 
-import argparse
 import base64
 import json
 import re
@@ -14,21 +13,21 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from flows.cli.pages import add_view
+from flows.cli.main import main
 from flows.config import read_config
 from flows.pages.player import GONE, HIDDEN, MIXED, Run, Sight
 from flows.pages.sample.page import STAND_IN, ViewRequest, view_specs, write_view
-from flows.pages.sample.sample import Neighbours, find_sample, read_neighbours
-from flows.pages.sample.text import any_words, index_words, joint_words, map_words, mask_words, matrix_words
 from flows.pages.web import assets
+from flows.recipes.pcm3 import PCM3PPViewsConfig
 from pipelines.augmentations.operation import JointMatrices, Samples
 from pipelines.augmentations.vocabulary import OPERATIONS
 from pipelines.conversion.convert import convert
+from pipelines.loaders.sample import Neighbours, find_sample, read_neighbours
 from pipelines.synthetic import synthesize
 from pipelines.views import make_views
 from pipelines.views.draw import draw_view
-from pipelines.views.methods import METHODS, PCM3PPViewsConfig
 from pipelines.views.spec import ViewSpec
+from pipelines.views.text import any_words, index_words, joint_words, map_words, mask_words, matrix_words
 from shards.batch import RaggedBatch, unflatten
 from shards.catalog import DATASETS
 from shards.encoding import Storage
@@ -85,7 +84,7 @@ def test_the_page_holds_the_numbers_of_training(store: Path, tmp_path: Path, str
     page = shown(request, tmp_path).viewer
     found = find_sample(store, request.key)
     around = read_neighbours(found, STAND_IN)
-    spec = METHODS["pcm3pp"](stream)
+    spec = PCM3PPViewsConfig().spec((stream,))
     made = make_views(around.batch, spec, seed=3, epoch=2, step=5)
     assert len(page["views"]) == len(spec.views) == 6
     for view, shown_view in zip(spec.views, page["views"], strict=True):
@@ -100,11 +99,11 @@ def test_the_page_holds_the_numbers_of_training(store: Path, tmp_path: Path, str
 def test_hidden_joints_lie_where_the_unmasked_view_has_them(store: Path, tmp_path: Path) -> None:
     request = ViewRequest(store, a_key(store), seed=1)
     page = shown(request, tmp_path).viewer
-    names = [view.name for view in METHODS["pcm3pp"]("joint").views]
+    names = [view.name for view in PCM3PPViewsConfig().spec(("joint",)).views]
     views = dict(zip(names, page["views"], strict=True))
     made = make_views(
         read_neighbours(find_sample(store, request.key), STAND_IN).batch,
-        METHODS["pcm3pp"]("joint"),
+        PCM3PPViewsConfig().spec(("joint",)),
         seed=1,
         epoch=0,
         step=0,
@@ -143,7 +142,7 @@ def test_zeroed_joints_lie_where_the_sample_has_them_and_its_centre_is_not_taken
 def test_a_mix_names_its_partner_and_marks_what_it_changed(store: Path, tmp_path: Path, scope: Any) -> None:
     key, modes = a_key(store), set()
     around = read_neighbours(find_sample(store, key), STAND_IN)
-    spec = PCM3PPViewsConfig(mix_scope=scope).spec("joint")
+    spec = PCM3PPViewsConfig(mix_scope=scope).spec(("joint",))
     (tmp_path / "views.json").write_text(spec.model_dump_json(), encoding="utf-8")
     for number in range(12):
         # what a sample draws changes with the epoch, what a batch draws with the step too
@@ -235,7 +234,7 @@ def test_a_sample_is_shown_as_its_shard_keeps_it(raw: Path, tmp_path: Path, dtyp
     ((_, frames, _),) = read_samples(found.index.path, [found.row], found.index)
     assert frames.dtype == around.batch.frames.numpy().dtype == (np.float16 if dtype == "float16" else np.float32)
     np.testing.assert_array_equal(millimetres(page["stored"]["data"]), np.rint(frames.astype(np.float32) * 1000))
-    made = make_views(around.batch, METHODS["pcm3pp"]("joint"), seed=0, epoch=0, step=0)
+    made = make_views(around.batch, PCM3PPViewsConfig().spec(("joint",)), seed=0, epoch=0, step=0)
     expected = np.rint(coordinates(made.views["base"]) * 1000)
     np.testing.assert_array_equal(millimetres(page["views"][0]["data"]), expected)
 
@@ -347,11 +346,11 @@ def _run_folder(run: Path, folder: Path, **data: Any) -> Path:
 
 
 def test_a_run_says_views_stream_and_seed(run: Path, store: Path, tmp_path: Path) -> None:
-    key, folder = a_key(store), _run_folder(run, tmp_path / "run", stream="bone")
+    key, folder = a_key(store), _run_folder(run, tmp_path / "run", streams=["bone"])
     page = shown(ViewRequest(data=store, key=key, views=str(folder), epoch=3), tmp_path)
     config = read_config(folder / "config.json")
     around = read_neighbours(find_sample(store, key), STAND_IN)
-    expected = make_views(around.batch, config.views.spec("bone"), seed=7, epoch=3, step=0)
+    expected = make_views(around.batch, config.views.spec(("bone",)), seed=7, epoch=3, step=0)
     values = np.rint(coordinates(expected.views["base"]) * 1000)
     np.testing.assert_array_equal(millimetres(page.viewer["views"][0]["data"]), values)
     other = shown(ViewRequest(data=store, key=key, views=str(folder), epoch=3, seed=8), tmp_path)
@@ -435,13 +434,10 @@ def test_the_command_says_how_to_draw_the_page_again(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parser = argparse.ArgumentParser()
-    add_view(parser.add_subparsers())
     key = a_key(store)
 
     def run(*words: str) -> list[str]:
-        options = parser.parse_args(words)
-        options.command(options)
+        assert main(words) == 0
         return capsys.readouterr().out.splitlines()
 
     told = run("view", str(store), key, "--stream", "bone", "--seed", "4", "--epoch", "9", "--dataset", "ntu60")
@@ -463,7 +459,7 @@ def test_a_page_of_a_long_sample_stays_far_below_two_megabytes() -> None:
     batch = RaggedBatch(frames, ids * length, torch.full((4,), length), ids, ids)
     around = Neighbours(("a", "b", "c", "d"), batch)
     for stream in ("joint", "motion"):
-        pictures = Sight(METHODS["pcm3pp"](stream), around, Run(0, 0, 0)).pictures()
+        pictures = Sight(PCM3PPViewsConfig().spec((stream,)), around, Run(0, 0, 0)).pictures()
         assert len(json.dumps([picture.frames for picture in pictures])) < 600_000
 
 

@@ -15,8 +15,8 @@ from flows.config import read_config
 from flows.pages.player import HIDDEN, MIXED
 from flows.pages.sample.page import ViewRequest, write_view
 from flows.pages.sample.run import Group, run_groups
-from flows.pages.sample.sample import Found, find_sample
 from models.evaluation.feature_store import ABOUT
+from pipelines.loaders.sample import Found, find_sample
 from shards.manifest import STORE, read_manifest
 from shards.reader import read_index
 from shards.skeleton import NUM_JOINTS

@@ -10,20 +10,16 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from models.encoders.gru import EncoderConfig, GRUEncoder
+from models.encoders.gru import GRUConfig, GRUEncoder
 from models.evaluation.detection.detector import DetectionConfig, Detector, frame_scores, train_detector
 from models.evaluation.detection.segments import find_actions
+from models.norm import GlobalBatchNorm
 from shards.batch import Views
 from shards.errors import ConfigError, SkelstreamError
+from shards.skeleton import FRAME_SIZE
+from tests.models.standins import Frames, Wrapped
 
-CLASSES, WIDTH = 3, 6
-
-
-class Same(nn.Module):
-    """Passes its input on."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
+CLASSES, WIDTH = 3, FRAME_SIZE
 
 
 @dataclass
@@ -80,7 +76,7 @@ class Videos:
 
 def encoder(seed: int = 0) -> GRUEncoder:
     torch.manual_seed(seed)
-    return GRUEncoder(EncoderConfig(hidden=8, layers=2, input_size=WIDTH))
+    return GRUEncoder(GRUConfig(hidden=8, layers=2, input_size=WIDTH))
 
 
 def config(**options: Any) -> DetectionConfig:
@@ -149,7 +145,7 @@ def test_training_on_windows_equals_a_loop_whose_norm_stays_in_train_mode(input_
     for epoch, rate in enumerate((0.05, 0.025, 0.0125)):
         for batch in Windows().epoch(epoch):
             with torch.no_grad():
-                h = own(batch.views["x"])[:, -1]
+                h = own(batch.views["x"]).frames[:, -1]
             error = (h @ weight.T + bias).softmax(1) - F.one_hot(batch.label, 4)
             g_w, g_b = error.T @ h / 16, error.mean(0)
             speed_w, speed_b = 0.9 * speed_w + g_w, 0.9 * speed_b + g_b
@@ -176,7 +172,7 @@ def test_scores_of_windows_are_softmax_of_the_layer_on_the_last_frame_in_order()
     assert scores.shape == (64, CLASSES + 1)
     assert scores.dtype == torch.float32
     x = torch.cat([batch.views["x"] for batch in batches])
-    expected = torch.cat([detector.head(detector.encoder(row[None])[:, -1]).softmax(1) for row in x])
+    expected = torch.cat([detector.head(detector.encoder(row[None]).frames[:, -1]).softmax(1) for row in x])
     torch.testing.assert_close(scores, expected)
     torch.testing.assert_close(scores.sum(1), torch.ones(64))
 
@@ -189,13 +185,13 @@ def test_dense_scores_of_a_frame_see_the_video_up_to_so_many_frames_later(ahead:
     assert scores.shape == (240, CLASSES + 1)
     for t in (0, 1, 100, 236, 239):
         seen = batch.views["x"][:, : min(t + ahead, 239) + 1]
-        expected = detector.head(detector.encoder(seen)[:, -1]).softmax(1)[0]
+        expected = detector.head(detector.encoder(seen).frames[:, -1]).softmax(1)[0]
         torch.testing.assert_close(scores[t], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_dense_training_keeps_a_draw_of_the_frames_of_each_video() -> None:
     detector = train_detector(
-        Same(),
+        Frames(WIDTH),
         Videos(clear=False),
         config(method="dense", look_ahead=0, input_norm="frozen", frames_per_video=50, epochs=1, batch_size=30),
         CLASSES,
@@ -222,7 +218,7 @@ def test_dense_training_keeps_a_draw_of_the_frames_of_each_video() -> None:
 @pytest.mark.parametrize("method", ["window", "dense"])
 def test_frames_that_tell_their_class_give_the_true_actions(method: str) -> None:
     options = config(method=method, input_norm="frozen", look_ahead=0, lr=0.1, epochs=30, milestones=())
-    detector = train_detector(Same(), data(method), options, CLASSES)
+    detector = train_detector(Frames(WIDTH), data(method), options, CLASSES)
     for number, truth in enumerate(TRUTH):
         batch = Videos().video(number)
         if method == "window":
@@ -265,7 +261,12 @@ def test_the_detector_can_be_looked_at_after_some_epochs_and_the_last(every: int
 @pytest.mark.parametrize("method", ["window", "dense"])
 def test_an_encoder_without_an_input_norm_cannot_reestimate_it(method: str) -> None:
     with pytest.raises(ConfigError, match='expected input_norm="frozen"'):
-        train_detector(Same(), data(method), config(method=method), CLASSES)
+        train_detector(Frames(WIDTH), data(method), config(method=method), CLASSES)
+    # as a graph encoder has: each person by itself
+    of_a_person = Frames(WIDTH)
+    of_a_person.input_norm = GlobalBatchNorm(WIDTH // 2)
+    with pytest.raises(ConfigError, match=r'of every entry of a frame, expected input_norm="frozen"'):
+        train_detector(of_a_person, data(method), config(method=method), CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -286,18 +287,20 @@ def test_no_data_is_refused() -> None:
 
 
 def test_an_encoder_of_fixed_length_is_refused_for_the_dense_method() -> None:
-    class Half(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x[:, ::2]
+    class Half(Frames):
+        def encode(self, x_NTD: Tensor) -> Tensor:
+            return x_NTD[:, ::2]
 
-    with pytest.raises(ConfigError, match='expected one a frame for the method "dense"'):
-        train_detector(Half(), Videos(), config(method="dense", input_norm="frozen"), CLASSES)
+    settings = config(method="dense", input_norm="frozen")
+    for fixed in (Half(), Wrapped(nn.Flatten())):
+        with pytest.raises(ConfigError, match='of 240 frames, expected one a frame for the method "dense"'):
+            train_detector(fixed, Videos(), settings, CLASSES)
 
 
 def test_features_that_are_no_numbers_are_refused_with_their_frame() -> None:
     with pytest.raises(SkelstreamError, match="NaN or infinity in the features"):
-        train_detector(Same(), Windows(value=float("nan")), config(input_norm="frozen"), CLASSES)
-    detector = train_detector(Same(), Videos(), config(method="dense", input_norm="frozen"), CLASSES)
+        train_detector(Frames(WIDTH), Windows(value=float("nan")), config(input_norm="frozen"), CLASSES)
+    detector = train_detector(Frames(WIDTH), Videos(), config(method="dense", input_norm="frozen"), CLASSES)
     batch = Videos().video(1)
     batch.views["x"][0, 17, 2] = float("inf")
     with pytest.raises(SkelstreamError, match="features of frame 17 of the video that begins with frame 240"):
@@ -307,4 +310,4 @@ def test_features_that_are_no_numbers_are_refused_with_their_frame() -> None:
 def test_training_that_diverges_is_told_and_scores_nothing() -> None:
     settings = config(input_norm="frozen").model_copy(update={"lr": 3e37})  # which no option gives
     with pytest.raises(SkelstreamError, match="after epoch 0, expected finite weights: the rate"):
-        train_detector(Same(), Windows(value=1e3), settings, CLASSES)
+        train_detector(Frames(WIDTH), Windows(value=1e3), settings, CLASSES)

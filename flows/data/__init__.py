@@ -1,1 +1,0 @@
-"""What can be asked of raw archives and stores, beside their conversion."""
