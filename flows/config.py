@@ -174,7 +174,9 @@ class PretrainConfig(Frozen):
         self.objective.check(batch)
         self.objective.encoder.check(self.views.frames)
         self.views.check(self.objective)
-        terms = {*self.objective.terms, *(f"{term}/{stream}" for term in self.objective.terms for stream in streams)}
+        terms = {*self.objective.terms}
+        if len(streams) > 1:
+            terms |= {f"{term}/{stream}" for term in self.objective.terms for stream in streams}
         for stage in self.train.stages:
             if stage.epochs and not set(stage.terms or ()) <= terms:
                 raise ValueError(

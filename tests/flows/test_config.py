@@ -344,6 +344,8 @@ def test_a_stage_of_terms_that_the_objective_does_not_have_is_refused() -> None:
         apply_overrides(BASE, [post, "objective.distillation_weight=0"])
     with pytest.raises(ConfigError, match="'prediction'"):
         apply_overrides(BASE, [post, "objective.prediction_weight=0"])
+    with pytest.raises(ConfigError, match=r"train\.stages\.post\.terms is \('distill/joint',\), expected some of"):
+        apply_overrides(BASE, [post, 'train.stages.post.terms=["distill/joint"]'])  # a term of several streams
     terms = 'train.stages.post.terms=["distill"]'
     (alone,) = apply_overrides(BASE, [post, "objective.prediction_weight=0", terms]).train.stages
     assert alone.terms == ("distill",)

@@ -15,6 +15,8 @@ from flows.evaluate import evaluate, find_finished_scores, open_bench
 from flows.exchange.export import export
 from flows.machine.room import check_evaluate
 from flows.options import EvaluateOptions, LoaderOptions, PretrainOptions
+from flows.pages.report import write_report
+from flows.pages.sample.page import ViewRequest, write_view
 from flows.pretrain import pretrain
 from models.evaluation.class_scores import read_class_scores
 from models.evaluation.features import Features, extract_features
@@ -26,7 +28,10 @@ from pipelines.loaders.split import open_split
 from pipelines.views.downstream import evaluation_spec
 from shards.errors import ConfigError, ShortageError
 from shards.files import sha256_file
+from shards.manifest import read_manifest
+from shards.reader import read_index
 from shards.skeleton import Stream
+from tests.flows.reading import Page
 
 Make = Callable[..., PretrainOptions]
 
@@ -244,6 +249,34 @@ def test_the_encoder_of_a_named_stream_is_exported_with_its_own_scores(copy: Pat
     assert card.count("| linear | ") == 1
     assert f"{100 * row.scores['accuracy']:.1f} %" in card
     assert "another checkpoint" not in card
+
+
+def test_a_stage_of_the_terms_of_one_stream_leaves_the_encoders_of_the_others(options: Make, tmp_path: Path) -> None:
+    stage = '[{"name": "bones", "epochs": 1, "terms": ["contrast/bone"]}]'
+    run = tmp_path / "run"
+    pretrain(options(run, f"train.stages={stage}", "train.epochs=1", method=METHOD, streams=("joint", "bone")))
+    main, end = (load_checkpoint(run / "checkpoints" / f"epoch_000{number}.pt") for number in (1, 2))
+    for stream, moved in (("joint", False), ("bone", True)):
+        before, after = encoder_state(main, stream), encoder_state(end, stream)
+        names = [name for name in before if name.endswith("importance")]
+        assert names
+        assert all(torch.equal(after[name], before[name]) is not moved for name in names)
+
+
+def test_the_report_and_the_page_of_a_sample_show_every_stream(copy: Path, store: Path, tmp_path: Path) -> None:
+    page = write_report([copy], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{METHOD} on ntu60 xview, joint+bone+motion" in page
+    for stream in STREAMS:
+        (row,) = read_results(copy / "results" / ("" if stream == "joint" else stream) / "linear.json")
+        assert f"{100 * row.scores['accuracy']:.1f} %" in page
+        assert f"contrast/{stream}" in page
+    key = read_index(store / read_manifest(store).shards[0].path).keys[0]
+    shown = Page(write_view(ViewRequest(store, key, str(copy)), tmp_path / "view.html").read_text(encoding="utf-8"))
+    views = [(view["title"], view["stream"]) for view in shown.viewer["views"]]
+    assert views == [
+        *(("query", "joint"), ("query/joint", "joint"), ("query/bone", "bone"), ("query/motion", "motion")),
+        *(("key", "joint"), ("key/joint", "joint"), ("key/bone", "bone"), ("key/motion", "motion")),
+    ]
 
 
 @pytest.mark.parametrize("method", ["pcm3pp+tiny", "pcm3+tiny", "mamp+tiny", "skeleton-mae+tiny"])
