@@ -107,7 +107,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda file: _rewritten(file, lambda header, state: header.update(version=3)),
         "found encoder format 3, expected 2",
     ),
-    "has another header": (lambda file: _rewritten(file, lambda header, state: header.pop("encoder")), "of another version of skelstream or of none"),
+    "has another header": (
+        lambda file: _rewritten(file, lambda header, state: header.pop("encoder")),
+        "of another version of skelstream or of none",
+    ),
     "lacks a tensor": (
         lambda file: _rewritten(file, lambda header, state: state.pop("layers.1.second.bias_hh_l0")),
         "found missing layers.1.second.bias_hh_l0; expected the 21 tensors",
